@@ -1,0 +1,1 @@
+"""The client side: submits a run, follows it, reports it."""

@@ -1,0 +1,145 @@
+"""What must be done: the only output of ``ClusterState.apply``. Shells translate each into frames and effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from fleetest.core.model import AttemptResult, Lease, LeaseId, RunId, TaskId, Verdict, WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRun:
+    """Tell the worker of the run, so that it collects its suites.
+
+    Its runners are called ``gw{first_runner}``, ``gw{first_runner + 1}``, ... one per slot: unique within the run
+    across machines. ``runner_count`` is the number of slots in the fleet at this moment.
+    """
+
+    worker_id: WorkerId
+    run_id: RunId
+    first_runner: int
+    runner_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLeases:
+    """Append these leases, in this order, to the queue of one slot."""
+
+    worker_id: WorkerId
+    slot: int
+    leases: Sequence[Lease]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotIdle:
+    """Nothing follows for this slot at the moment: its runner may tear down everything after its last lease."""
+
+    worker_id: WorkerId
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeLeases:
+    """Give back those of these leases that have not started; answered by LeasesReturned (or by their results)."""
+
+    worker_id: WorkerId
+    lease_ids: Sequence[LeaseId]
+
+
+@dataclass(frozen=True, slots=True)
+class KillLeases:
+    """End these attempts now; their results are no longer wanted (``reason`` says why)."""
+
+    worker_id: WorkerId
+    lease_ids: Sequence[LeaseId]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndRun:
+    """The run is over for this worker: finish its sessions, forget it."""
+
+    worker_id: WorkerId
+    run_id: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectWorker:
+    """Close the worker's link with this reason (replaced by a new session, declared lost)."""
+
+    worker_id: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishStarted:
+    """``tasks``: (task, attempt, worker, slot) that began to run."""
+
+    run_id: RunId
+    tasks: Sequence[tuple[TaskId, int, WorkerId, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """One finished attempt, or a verdict without one (not_run, cancelled, quarantined).
+
+    ``is_final``: this is the task's one verdict; otherwise another attempt follows. ``result`` is None if nothing was
+    executed. ``superseded`` results (stale lease) are published as evidence and never final.
+    """
+
+    task_id: TaskId
+    attempt: int
+    verdict: Verdict
+    is_final: bool
+    worker_id: WorkerId | None = None
+    slot: int | None = None
+    result: AttemptResult | None = None
+    reason: str = ""
+    is_superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOutcomes:
+    run_id: RunId
+    outcomes: Sequence[TaskOutcome]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """Every planned task has exactly one verdict. ``counts`` by verdict."""
+
+    run_id: RunId
+    counts: dict[Verdict, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseAlert:
+    """Once per worker and cause, until cleared."""
+
+    worker_id: WorkerId
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearAlert:
+    worker_id: WorkerId
+    cause: str
+
+
+Command: TypeAlias = (
+    PrepareRun
+    | GrantLeases
+    | SlotIdle
+    | RevokeLeases
+    | KillLeases
+    | EndRun
+    | DisconnectWorker
+    | PublishStarted
+    | PublishOutcomes
+    | RunFinished
+    | RaiseAlert
+    | ClearAlert
+)

@@ -1,0 +1,163 @@
+"""What happened: the only input of ``ClusterState.apply``. Nouns in the past; plain values; no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from fleetest.core.model import AttemptResult, Capabilities, LeaseId, RunId, TaskId, TaskSpec, WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class RunSubmitted:
+    """A client asked for a run. ``suites`` are names; each must be planned (or fail to be) before the run can end."""
+
+    run_id: RunId
+    suites: tuple[str, ...] = ("",)
+    owner: str = ""
+    """Fair share is between owners' runs."""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SuitePlanned:
+    """The first complete collection of a suite: from now on these are its tasks, in this order."""
+
+    run_id: RunId
+    suite: str
+    tasks: Sequence[TaskSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteRefused:
+    """A suite ended without a plan (collection error, usage error, ``pytest.exit``); the client knows the details."""
+
+    run_id: RunId
+    suite: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteReady:
+    """This worker can execute the suite's planned tasks, except ``missing`` ones, which it did not collect."""
+
+    worker_id: WorkerId
+    run_id: RunId
+    suite: str
+    missing: frozenset[TaskId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteUnavailable:
+    """This worker cannot execute the suite (path not there, interpreter without pytest); others may."""
+
+    worker_id: WorkerId
+    run_id: RunId
+    suite: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    """Hand out nothing more. ``kill`` ends running tests now, else they may finish within ``cancel_grace_s``.
+
+    ``quiet`` ends unstarted tasks as not_run(reason) (fail-fast); otherwise they are cancelled(reason).
+    """
+
+    run_id: RunId
+    reason: str
+    kill: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined:
+    """A worker said hello. ``held_leases`` are what it still executes from an earlier link of the same session."""
+
+    worker_id: WorkerId
+    session: str
+    slots: int
+    capabilities: Capabilities
+    held_leases: tuple[LeaseId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHeartbeat:
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDraining:
+    """It starts nothing new, finishes what runs, then leaves."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDisconnected:
+    """Its link is gone. ``said_goodbye``: it left by itself and will not come back with its leases.
+
+    ``process_is_dead``: known for certain (a child process that was reaped), so no grace is given.
+    """
+
+    worker_id: WorkerId
+    reason: str
+    said_goodbye: bool = False
+    process_is_dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsStarted:
+    worker_id: WorkerId
+    lease_ids: Sequence[LeaseId]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsFinished:
+    """Results; for short tests the start is implied."""
+
+    worker_id: WorkerId
+    results: Sequence[AttemptResult]
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesReturned:
+    """Unstarted leases given back: revoked, or (``not_collectable``) this worker lacks the id."""
+
+    worker_id: WorkerId
+    lease_ids: Sequence[LeaseId]
+    not_collectable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InfrastructureFailed:
+    """The worker could not execute a lease through no fault of the test (cannot fork, no disk): another attempt elsewhere."""
+
+    worker_id: WorkerId
+    lease_ids: Sequence[LeaseId]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineReached:
+    """Time passed: run whatever is due at ``now``."""
+
+
+Event: TypeAlias = (
+    RunSubmitted
+    | SuitePlanned
+    | SuiteRefused
+    | SuiteReady
+    | SuiteUnavailable
+    | RunCancelled
+    | WorkerJoined
+    | WorkerHeartbeat
+    | WorkerDraining
+    | WorkerDisconnected
+    | AttemptsStarted
+    | AttemptsFinished
+    | LeasesReturned
+    | InfrastructureFailed
+    | DeadlineReached
+)

@@ -1,0 +1,200 @@
+"""The words of Fleetest as values: ids, tasks, requirements, capabilities, verdicts, results, limits.
+
+Every value here is plain data. Times are seconds; ``Instant`` is a reading of the monotonic clock of the process that
+decides, ``started_at`` of a result is wall time (a label, never used to decide). Memory is bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType, TypeAlias
+
+RunId = NewType("RunId", str)
+TaskId = NewType("TaskId", str)
+"""Unique within its run: the pytest node id, or the command's name; prefixed with ``suite::`` if the suite has a name."""
+WorkerId = NewType("WorkerId", str)
+LeaseId = NewType("LeaseId", int)
+"""Unique within one epoch of the coordinator."""
+TaskKey: TypeAlias = tuple[RunId, TaskId]
+Instant: TypeAlias = float
+
+
+class Verdict(str, Enum):
+    """The one final outcome of a task."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    SKIPPED = "skipped"
+    XFAILED = "xfailed"
+    XPASSED = "xpassed"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    OOM = "oom"
+    QUARANTINED = "quarantined"
+    CANCELLED = "cancelled"
+    NOT_RUN = "not_run"
+
+    @property
+    def is_success(self) -> bool:
+        """True if a run with only such verdicts ends with exit status 0 and dependants may start."""
+        return self in _SUCCESS
+
+    @property
+    def may_be_retried(self) -> bool:
+        """True for outcomes of a real execution that the user's ``retries`` apply to."""
+        return self in _RETRIED
+
+
+_SUCCESS = frozenset({Verdict.PASSED, Verdict.SKIPPED, Verdict.XFAILED, Verdict.XPASSED})
+_RETRIED = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.TIMEOUT, Verdict.CRASHED, Verdict.OOM})
+
+
+class Operator(str, Enum):
+    """Comparison in one constraint."""
+
+    EQ = "="
+    NE = "!="
+    GE = ">="
+    GT = ">"
+    LE = "<="
+    LT = "<"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """``name operator value``, matched against the worker's attributes or resource totals; nothing is consumed."""
+
+    name: str
+    operator: Operator
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a task needs. Hashable: tasks are indexed by distinct requirements, never compared one by one.
+
+    ``resources`` are reserved while the task runs (``("gpus", 1.0)``, ``("memory", 8589934592.0)``), sorted by name.
+    ``constraints`` must all hold together on one worker. ``locks`` are names held exclusively across the whole fleet.
+    ``alone`` means that nothing else may run on that worker meanwhile.
+    """
+
+    resources: tuple[tuple[str, float], ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    locks: tuple[str, ...] = ()
+    alone: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """True if a free slot on any worker will do: such tasks may be queued ahead in a slot."""
+        return not (self.resources or self.constraints or self.locks or self.alone)
+
+    @property
+    def reserves(self) -> bool:
+        """True if running it holds something besides its slot: such tasks are leased only to an empty slot."""
+        return bool(self.resources or self.locks or self.alone)
+
+
+NO_REQUIREMENTS = Requirements()
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a worker has.
+
+    ``attributes`` are matched: ``{"os": ("linux",), "python": ("3.11.7", "3.12.1"), "browser": ("chrome",)}``; a
+    constraint holds if any one value satisfies it. ``resources`` are countable totals: ``{"cpus": 16.0,
+    "memory": 6.7e10, "gpus": 1.0, "licence": 2.0}``; they are consumed by ``Requirements.resources`` and their
+    totals can be matched by constraints too. Names are lower case, dotted (``gpu.memory``, ``gpu.model``).
+    """
+
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One schedulable test as planned: what the core and the policies need to know, nothing of its execution."""
+
+    task_id: TaskId
+    suite: str = ""
+    """Name of the suite (pytest target or list of commands) inside the run that executes it."""
+    group: str = ""
+    """Tasks of one group should share a runner: the file of a pytest item, or its group mark."""
+    keep_together: bool = False
+    """The group is a user's mark: it must never be split over runners."""
+    requirements: Requirements = NO_REQUIREMENTS
+    priority: int = 0
+    """Higher starts first."""
+    timeout_s: float | None = None
+    retries: int = 0
+    """How many further attempts a failing task gets before its verdict stands."""
+    depends_on: tuple[TaskId, ...] = ()
+    expected_s: float | None = None
+    """Expected duration from history; None if never run."""
+
+
+@dataclass(slots=True)
+class AttemptResult:
+    """What a worker says of one attempt. The core reads ``lease_id``, ``verdict`` and ``duration_s`` only."""
+
+    lease_id: LeaseId
+    verdict: Verdict
+    started_at: float = 0.0
+    """Wall time, seconds since the epoch."""
+    duration_s: float = 0.0
+    setup_s: float = 0.0
+    call_s: float = 0.0
+    teardown_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    reports: bytes | None = None
+    """pytest's serialised reports of this attempt as a JSON array (see the runner protocol), opaque on the way.
+
+    None for the common compact case: setup, call and teardown passed and printed nothing.
+    """
+    output: str = ""
+    """Captured output, bounded; for commands, crashes and timeouts (pytest's reports carry their own sections)."""
+    evidence: str = ""
+    """Why the verdict is what it is, if no report says so: signal, exit status, stack dump, missing id."""
+    artifacts: tuple[str, ...] = ()
+    """Paths of kept artifacts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to execute one attempt on one slot of one worker."""
+
+    lease_id: LeaseId
+    run_id: RunId
+    task_id: TaskId
+    suite: str
+    attempt: int
+    """Counts from 1."""
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds and intervals that the core obeys, in one value."""
+
+    tasks_per_run: int = 1_000_000
+    attempts_lost_max: int = 3
+    """A task whose worker was lost under it this often is quarantined."""
+    prefetch_s: float = 0.4
+    """Predicted work that may wait in one slot's queue."""
+    prefetch_tasks_max: int = 500
+    unknown_task_s: float = 0.1
+    """Prediction for a task when neither history nor the running run knows better."""
+    heartbeat_interval_s: float = 5.0
+    reconnect_grace_s: float = 15.0
+    """After a link closes without goodbye its leases wait this long for the worker to come back."""
+    lease_overrun_s: float = 60.0
+    """A running lease is declared lost this long after its timeout if the worker has not said so itself."""
+    cancel_grace_s: float = 5.0
+    """Running tests of a cancelled run may finish for this long before they are killed."""
+    infrastructure_failures_max: int = 5
+    """A worker with this many consecutive infrastructure failures is quarantined."""
+    story_length_max: int = 30

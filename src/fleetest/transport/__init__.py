@@ -1,0 +1,1 @@
+"""Links: ordered, reliable message channels between our processes, in memory or over WebSocket."""

@@ -1,0 +1,1 @@
+"""Messages between our own processes: typed, tagged, versioned, decoded once at the edge."""
