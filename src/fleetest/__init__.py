@@ -1,4 +1,7 @@
-"""Fleetest runs a test suite on a fleet of machines and gives back exactly one verdict per test."""
+"""Fleetest runs a test suite on a fleet of machines and gives back exactly one verdict per test.
+
+PYTEST_DONT_REWRITE: this package is imported already when ``fleetest run`` starts pytest, which would warn of it.
+"""
 
 from __future__ import annotations
 
