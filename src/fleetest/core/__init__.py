@@ -1,1 +1,1 @@
-"""The pure core: model, lifecycle tables and the one writer of state. No clock, socket, thread, randomness or logging."""
+"""The pure core: model, lifecycle tables, the one writer of state. No clock, socket, thread, randomness or logging."""

@@ -60,9 +60,10 @@ class SuiteUnavailable:
 
 @dataclass(frozen=True, slots=True)
 class RunCancelled:
-    """Hand out nothing more. ``kill`` ends running tests now, else they may finish within ``cancel_grace_s``.
+    """Hand out nothing more. ``kill`` ends running tests now.
 
-    ``quiet`` ends unstarted tasks as not_run(reason) (fail-fast); otherwise they are cancelled(reason).
+    ``quiet`` is fail-fast: unstarted tasks end as not_run(reason), running ones finish. Otherwise the user wants out:
+    unstarted tasks end as cancelled(reason), running ones may finish within ``cancel_grace_s``.
     """
 
     run_id: RunId
@@ -132,11 +133,12 @@ class LeasesReturned:
 
 @dataclass(frozen=True, slots=True)
 class InfrastructureFailed:
-    """The worker could not execute a lease through no fault of the test (cannot fork, no disk): another attempt elsewhere."""
+    """The worker could not execute a lease through no fault of the test (cannot fork, no disk)."""
 
     worker_id: WorkerId
     lease_ids: Sequence[LeaseId]
     reason: str
+    has_started: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import NewType, TypeAlias
 
 RunId = NewType("RunId", str)
 TaskId = NewType("TaskId", str)
-"""Unique within its run: the pytest node id, or the command's name; prefixed with ``suite::`` if the suite has a name."""
+"""Unique in its run: the pytest node id or the command's name, prefixed with ``suite::`` if the suite has a name."""
 WorkerId = NewType("WorkerId", str)
 LeaseId = NewType("LeaseId", int)
 """Unique within one epoch of the coordinator."""
@@ -195,6 +195,10 @@ class Limits:
     """A running lease is declared lost this long after its timeout if the worker has not said so itself."""
     cancel_grace_s: float = 5.0
     """Running tests of a cancelled run may finish for this long before they are killed."""
+    kill_answer_s: float = 5.0
+    """A lease that was told to end and has not answered for this long is taken as ended."""
     infrastructure_failures_max: int = 5
     """A worker with this many consecutive infrastructure failures is quarantined."""
+    workers_may_join: bool = True
+    """False for a fleet that stays as it is: what nobody there can run ends not_run instead of waiting."""
     story_length_max: int = 30

@@ -1,1 +1,138 @@
-"""The seams of the policies. They propose; the core decides and refuses what is stale. All are pure."""
+"""The seams of the policies. They propose; the core decides and refuses what is stale. All are pure.
+
+Policies see the records of the state and never change them, except ``Task.place``, which belongs to the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from fleetest.core.entities import LiveLease, Run, Slot, Task, TaskClass, Worker
+from fleetest.core.model import Instant, WorkerId
+
+if TYPE_CHECKING:
+    from fleetest.core.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a slot should get. ``hold``: nothing yet, so that it (or its whole worker) runs dry for this class."""
+
+    tasks: Sequence[Task] = ()
+    hold: TaskClass | None = None
+
+
+@dataclass(slots=True)
+class Wakes:
+    """Who can use what has just been queued: any worker that fits these classes, and these slots and workers."""
+
+    classes: dict[TaskClass, None]
+    slots: dict[Slot, None]
+    workers: dict[Worker, None]
+
+
+class SchedulingPolicy(Protocol):
+    """Keeps every queued task and decides which one a slot gets next."""
+
+    def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None:
+        """Called once, before anything else: what it may ask about the fleet."""
+
+    def add_run(self, run: Run) -> None: ...
+
+    def drop_run(self, run: Run) -> None:
+        """Forget the run and all of its queued tasks."""
+
+    def add_tasks(self, tasks: Sequence[Task]) -> None:
+        """These are queued now, in this order."""
+
+    def discard_tasks(self, tasks: Iterable[Task]) -> None:
+        """These are no longer queued (or are about to be added again under another class)."""
+
+    def choose(self, slot: Slot, room_s: float, room_tasks: int) -> Choice:
+        """Tasks for this slot, removed from the queues, at least one if there is any that fits.
+
+        ``room_s`` is predicted work and may be exceeded by the last task. A task that reserves something comes alone,
+        and only if the slot is empty and everything is free.
+        """
+
+    def forget_slots(self, slots: Iterable[Slot]) -> None:
+        """These slots get nothing more: groups that belonged to them are anybody's."""
+
+    def charge(self, run: Run, seconds: float) -> None:
+        """Predicted or measured work that the run has used up (negative: given back), for fair share."""
+
+    def wakes(self) -> Wakes:
+        """Who may use what was queued or released since the last call."""
+
+    def waiting(self, task_class: TaskClass) -> int:
+        """How many tasks of the class are queued."""
+
+    def waiting_classes(self) -> Iterable[TaskClass]:
+        """Every class with queued tasks."""
+
+    def why(self, task: Task) -> str:
+        """Why this queued task, which could run on a free slot, has not been chosen yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Take these unstarted leases from their slot, so that the idle one can have them."""
+
+    leases: Sequence[LiveLease]
+    donor: Slot
+    receiver: Slot
+    donor_is_stuck: bool
+    """The head of the donor runs far longer than predicted."""
+
+
+class BalancingPolicy(Protocol):
+    """Moves waiting work from overloaded to idle slots."""
+
+    def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None: ...
+
+    def finished(self, worker: Worker, predicted_s: float, duration_s: float, is_success: bool) -> None:
+        """One execution ended on this worker."""
+
+    def failed(self, worker: Worker) -> None:
+        """An infrastructure failure of this worker."""
+
+    def forget(self, worker_id: WorkerId) -> None: ...
+
+    def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
+        """Moves from busy to idle slots; at most one per slot on either side."""
+
+
+class Health(Enum):
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChange:
+    worker_id: WorkerId
+    health: Health
+    reason: str
+
+
+class HealthPolicy(Protocol):
+    """Judges workers by the age of their last sign of life."""
+
+    def watch(self, worker_id: WorkerId, now: Instant, interval_s: float) -> None:
+        """From now on a beat is due every ``interval_s``; infinite: never judged."""
+
+    def forget(self, worker_id: WorkerId) -> None: ...
+
+    def beat(self, worker_id: WorkerId, now: Instant) -> HealthChange | None:
+        """A heartbeat came; a change if the worker was suspect."""
+
+    def seen(self, worker_id: WorkerId, now: Instant) -> HealthChange | None:
+        """Some other message came: a sign of life that says nothing about the rhythm of heartbeats."""
+
+    def advance(self, now: Instant) -> Sequence[HealthChange]:
+        """What changed by silence until ``now``."""
+
+    def next_deadline(self) -> Instant | None: ...

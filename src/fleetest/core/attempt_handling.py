@@ -1,0 +1,321 @@
+"""Attempts: granted, started, finished, returned, lost. A result counts only under its live lease."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fleetest.core import events
+from fleetest.core.cluster import LONGEST_S, Cluster, VoidedLease
+from fleetest.core.commands import KillLeases, TaskOutcome
+from fleetest.core.entities import LiveLease, Slot, Task, Worker
+from fleetest.core.lifecycle import TaskState, change_task
+from fleetest.core.model import AttemptResult, Lease, LeaseId, Verdict, WorkerId
+from fleetest.core.task_handling import TaskHandling
+
+_SUCCESS = frozenset(verdict for verdict in Verdict if verdict.is_success)
+_ENDED_FROM_OUTSIDE = frozenset(
+    {Verdict.CRASHED, Verdict.TIMEOUT, Verdict.OOM, Verdict.CANCELLED, Verdict.QUARANTINED, Verdict.NOT_RUN}
+)
+
+
+class AttemptHandling:
+    def __init__(self, cluster: Cluster, tasks: TaskHandling) -> None:
+        self._cluster, self._tasks = cluster, tasks
+
+    # The slot's queue --------------------------------------------------------------------------------------------
+
+    def grant(self, slot: Slot, task: Task) -> None:
+        """Lease the queued task to the slot."""
+        cluster, run = self._cluster, task.run
+        attempt = task.attempts + 1
+        lease = Lease(
+            cluster.next_lease_id(), run.run_id, task.spec.task_id, task.spec.suite, attempt, task.spec.timeout_s
+        )
+        live = LiveLease(lease, task, slot, cluster.predict_s(task))
+        change_task(task, TaskState.LEASED, cluster.now, live)
+        task.lease = live
+        if not slot.leases:
+            slot.head_since = cluster.now
+            cluster.busy[slot] = None
+        slot.leases[lease.lease_id] = cluster.leases[lease.lease_id] = run.leases[lease.lease_id] = live
+        slot.queued_s += live.predicted_s
+        slot.is_told_idle = False
+        slot.worker.lease_count += 1
+        if task.requirements.reserves:
+            cluster.placement.reserve(live)
+        cluster.scheduling.charge(run, live.predicted_s)
+        cluster.outbox.grant(slot, lease)
+
+    def _end(self, live: LiveLease, used_s: float) -> None:
+        """The lease is over: free what it held. ``used_s`` is what it cost, for fair share."""
+        cluster, slot, task = self._cluster, live.slot, live.task
+        lease_id = live.lease.lease_id
+        is_head = next(iter(slot.leases)) == lease_id
+        del cluster.leases[lease_id], slot.leases[lease_id], task.run.leases[lease_id]
+        if is_head:
+            slot.head_since = cluster.now
+            slot.is_shunned = False
+        if slot.leases:
+            slot.queued_s -= live.predicted_s
+        else:
+            slot.queued_s = 0.0
+            del cluster.busy[slot]
+        worker = slot.worker
+        worker.lease_count -= 1
+        task.lease = None
+        cluster.asking[slot] = None
+        if live.is_started and live.lease.timeout_s is not None:
+            cluster.deadlines.cancel(("overrun", lease_id))
+        cluster.scheduling.charge(task.run, used_s - live.predicted_s)
+        if task.requirements.reserves:
+            cluster.placement.release(live)
+            cluster.ask(worker.slots)
+            cluster.released_locks.update(task.requirements.locks)
+        elif worker.lease_count == 0 or task.is_suspect:
+            # Another suspect, or a task that wants the worker for itself may have waited for this.
+            cluster.ask(worker.slots)
+
+    # What workers say --------------------------------------------------------------------------------------------
+
+    def started(self, event: events.AttemptsStarted) -> None:
+        cluster = self._cluster
+        for lease_id in event.lease_ids:
+            live = self._live(lease_id, event.worker_id)
+            if live is None or live.is_started:
+                continue
+            live.is_started = True
+            task, slot = live.task, live.slot
+            change_task(task, TaskState.RUNNING, cluster.now, slot)
+            if next(iter(slot.leases)) == lease_id:
+                slot.head_since = cluster.now
+            if live.lease.timeout_s is not None:
+                due = cluster.now + live.lease.timeout_s + cluster.limits.lease_overrun_s
+                cluster.deadlines.set(("overrun", lease_id), due)
+            cluster.outbox.started(
+                task.run.run_id, (task.spec.task_id, live.lease.attempt, event.worker_id, slot.index)
+            )
+
+    def finished(self, event: events.AttemptsFinished) -> None:
+        slots: dict[Slot, None] = {}
+        for result in event.results:
+            live = self._live(result.lease_id, event.worker_id)
+            if live is None:
+                self._superseded(event.worker_id, result)
+                continue
+            slots[live.slot] = None
+            self._finish(live, result)
+        for slot in slots:
+            slot.worker.consecutive_failures = 0
+            self._predict_again(slot)
+
+    def _finish(self, live: LiveLease, result: AttemptResult) -> None:
+        cluster, task, verdict = self._cluster, live.task, result.verdict
+        run, slot = task.run, live.slot
+        duration_s = result.duration_s if 0.0 <= result.duration_s <= LONGEST_S else 0.0
+        self._end(live, duration_s)
+        task.attempts = live.lease.attempt
+        if verdict not in _ENDED_FROM_OUTSIDE:
+            run.durations.add(duration_s)
+            task.group.durations.add(duration_s)
+        cluster.balancing.finished(slot.worker, live.predicted_s, duration_s, verdict in _SUCCESS)
+        reason = ""
+        if run.cancellation is not None and live.kill_reason and verdict in _ENDED_FROM_OUTSIDE:
+            verdict, reason = Verdict.CANCELLED, live.kill_reason
+        retries = verdict.may_be_retried and task.retries_used < task.spec.retries and run.cancellation is None
+        outcome = TaskOutcome(
+            task.spec.task_id,
+            live.lease.attempt,
+            verdict,
+            not retries,
+            slot.worker.worker_id,
+            slot.index,
+            result,
+            reason,
+        )
+        if retries:
+            cluster.outbox.outcome(run.run_id, outcome)
+            task.retries_used += 1
+            self._avoid(task, slot.worker.worker_id)
+            self._tasks.queue([task], f"retry {task.retries_used} after {verdict.value}")
+        else:
+            self._tasks.finish(task, outcome)
+
+    def _superseded(self, worker_id: WorkerId, result: AttemptResult) -> None:
+        """Evidence of an attempt whose lease is over; the same result twice is nothing at all."""
+        voided = self._cluster.voided.get(result.lease_id)
+        if voided is None or voided.worker_id != worker_id:
+            return
+        del self._cluster.voided[result.lease_id]
+        outcome = TaskOutcome(
+            voided.task_id,
+            voided.attempt,
+            result.verdict,
+            is_final=False,
+            worker_id=worker_id,
+            slot=voided.slot,
+            result=result,
+            reason="its lease was over",
+            is_superseded=True,
+        )
+        self._cluster.outbox.outcome(voided.run_id, outcome)
+
+    def returned(self, event: events.LeasesReturned) -> None:
+        back: list[Task] = []
+        lacked: list[Task] = []
+        for lease_id in event.lease_ids:
+            live = self._live(lease_id, event.worker_id)
+            if live is None or live.is_started:
+                continue
+            self._end(live, 0.0)
+            (lacked if event.not_collectable else back).append(live.task)
+        self._tasks.queue(back + lacked, f"returned by {event.worker_id}")
+        if lacked:
+            self._tasks.set_lacking(lacked, event.worker_id, lacks=True)
+            self._remember_missing(lacked, event.worker_id)
+
+    def _remember_missing(self, tasks: Sequence[Task], worker_id: WorkerId) -> None:
+        for suite in {task.suite: None for task in tasks}:
+            readiness = suite.workers.get(worker_id)
+            if readiness is not None:
+                readiness.missing |= {task.task_id for task in tasks if task.suite is suite}
+            self._tasks.review(suite)
+
+    def infrastructure_failed(self, event: events.InfrastructureFailed) -> int:
+        """Queue the tasks again. Returns how many live leases had not started: what the worker is blamed for.
+
+        A test that ran when its runner's surroundings broke may have broken them: that is a loss.
+        """
+        again, count = [], 0
+        for lease_id in event.lease_ids:
+            live = self._live(lease_id, event.worker_id)
+            if live is None:
+                continue
+            live.is_started = live.is_started or event.has_started
+            task = live.task
+            self._end(live, 0.0)
+            if live.is_started:
+                self._spend_attempt(live, event.reason)
+                task.losses += 1
+            else:
+                count += 1
+                task.infrastructure_failures += 1
+            self._avoid(task, event.worker_id)
+            if task.run.cancellation is not None:
+                self._tasks.cancel(task, was_running=live.is_started)
+            elif self._quarantined(task, event.reason):
+                continue
+            elif task.infrastructure_failures >= self._cluster.limits.infrastructure_failures_max:
+                self._tasks.finish_unexecuted(task, Verdict.NOT_RUN, f"could not be executed: {event.reason}")
+            else:
+                again.append(task)
+        self._tasks.queue(again, event.reason)
+        return count
+
+    # Losses ------------------------------------------------------------------------------------------------------
+
+    def lose(self, leases: Iterable[LiveLease], reason: str, *, with_worker: bool = True) -> None:
+        """These leases are gone, ``with_worker`` or on the way to it: what ran becomes another attempt.
+
+        The rest costs nothing. But a test may kill its worker faster than anybody can say that it started.
+        """
+        again = []
+        leases = list(leases)
+        heads = {slot.head() for slot in {live.slot: None for live in leases}} if with_worker else set()
+        for live in leases:
+            if not live.is_started and live in heads:
+                live.task.near_losses += 1
+            if self._void_one(live, reason):
+                again.append(live.task)
+        self._tasks.queue(again, reason)
+
+    def void(self, live: LiveLease, reason: str) -> None:
+        """Take one lease as lost although its worker lives."""
+        if self._void_one(live, reason):
+            self._tasks.queue([live.task], reason)
+
+    def overrun(self, lease_id: LeaseId) -> None:
+        """The worker should have ended this attempt long ago: the backstop of its timeout."""
+        live = self._cluster.leases.get(lease_id)
+        if live is None:
+            return
+        reason = "timeout not enforced by its worker"
+        if live.slot.worker.is_linked:
+            self._cluster.outbox.add(KillLeases(live.slot.worker.worker_id, (lease_id,), reason))
+        self.void(live, reason)
+
+    def _void_one(self, live: LiveLease, reason: str) -> bool:
+        """End the lease without its worker's word. True if the task is to be queued again."""
+        cluster, task, slot = self._cluster, live.task, live.slot
+        self._end(live, 0.0)
+        cluster.voided[live.lease.lease_id] = VoidedLease(
+            task.run.run_id, task.task_id, live.lease.attempt, slot.worker.worker_id, slot.index
+        )
+        self._avoid(task, slot.worker.worker_id)
+        if live.is_started:
+            task.losses += 1
+        if task.run.cancellation is not None:
+            if live.is_started:
+                task.attempts = live.lease.attempt
+            self._tasks.cancel(task, was_running=live.is_started)
+            return False
+        if live.is_started:
+            self._spend_attempt(live, reason)
+        return not self._quarantined(task, reason)
+
+    def _quarantined(self, task: Task, reason: str) -> bool:
+        """End the task if it was lost so often that it must be the cause."""
+        count = task.losses + task.near_losses
+        if count < self._cluster.limits.attempts_lost_max:
+            return False
+        self._tasks.finish_unexecuted(task, Verdict.QUARANTINED, f"lost {count} times, last: {reason}")
+        return True
+
+    def _spend_attempt(self, live: LiveLease, reason: str) -> None:
+        task, slot = live.task, live.slot
+        task.attempts = live.lease.attempt
+        outcome = TaskOutcome(
+            task.task_id,
+            live.lease.attempt,
+            Verdict.CANCELLED,
+            is_final=False,
+            worker_id=slot.worker.worker_id,
+            slot=slot.index,
+            reason=reason,
+        )
+        self._cluster.outbox.outcome(task.run.run_id, outcome)
+
+    def _avoid(self, task: Task, worker_id: WorkerId) -> None:
+        """Prefer another worker for the next attempt; a group that is kept together stays where it is."""
+        if not task.group.keep_together:
+            task.avoid = worker_id
+
+    # Small things ------------------------------------------------------------------------------------------------
+
+    def _live(self, lease_id: LeaseId, worker_id: WorkerId) -> LiveLease | None:
+        live = self._cluster.leases.get(lease_id)
+        if live is None or live.slot.worker.worker_id != worker_id:
+            return None
+        return live
+
+    def _predict_again(self, slot: Slot) -> None:
+        """Sum up the slot's queue anew when the run turned out much faster or slower than it seemed."""
+        head = slot.head()
+        if head is None or not head.task.run.durations.count:
+            return
+        mean_s = head.task.run.durations.mean_s
+        if slot.predicted_at_s is not None and 0.5 * mean_s <= slot.predicted_at_s <= 2 * mean_s:
+            return
+        slot.predicted_at_s = mean_s
+        charge, predict_s = self._cluster.scheduling.charge, self._cluster.predict_s
+        total_s = 0.0
+        for live in slot.leases.values():
+            predicted_s = predict_s(live.task)
+            charge(live.task.run, predicted_s - live.predicted_s)
+            live.predicted_s = predicted_s
+            total_s += predicted_s
+        slot.queued_s = total_s
+
+    def kill_unknown(self, worker: Worker, lease_ids: Sequence[LeaseId]) -> None:
+        """The worker executes what is no longer wanted from it."""
+        if lease_ids:
+            self._cluster.outbox.add(KillLeases(worker.worker_id, lease_ids, "its lease was over"))

@@ -1,0 +1,145 @@
+"""What all handlers share: the records, the indexes, the policies, and the commands of the event being applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fleetest.core.commands import (
+    Command,
+    GrantLeases,
+    PublishOutcomes,
+    PublishStarted,
+    SlotIdle,
+    TaskOutcome,
+)
+from fleetest.core.deadlines import Deadlines
+from fleetest.core.entities import LiveLease, Run, Slot, Task, Worker
+from fleetest.core.model import Instant, Lease, LeaseId, Limits, RunId, TaskId, WorkerId
+from fleetest.core.placement import Placement
+from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy
+
+LEASES_PER_EPOCH = 2**32
+FINISHED_RUNS_KEPT = 2
+LONGEST_S = 1e8
+"""No duration that a peer names is taken to be longer: three years."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoidedLease:
+    """A lease that ended without its worker's word; what it still says of it is evidence, never a verdict."""
+
+    run_id: RunId
+    task_id: TaskId
+    attempt: int
+    worker_id: WorkerId
+    slot: int
+
+
+class Outbox:
+    """Commands of one event. What belongs together leaves in one command; nothing is published after its run ended."""
+
+    def __init__(self) -> None:
+        self._first: list[Command] = []
+        self._last: list[Command] = []
+        self._grants: dict[Slot, list[Lease]] = {}
+        self._idle: dict[Slot, None] = {}
+        self._started: dict[RunId, list[tuple[TaskId, int, WorkerId, int]]] = {}
+        self._outcomes: dict[RunId, list[TaskOutcome]] = {}
+
+    def add(self, command: Command) -> None:
+        self._first.append(command)
+
+    def add_last(self, command: Command) -> None:
+        """After everything that is published."""
+        self._last.append(command)
+
+    def grant(self, slot: Slot, lease: Lease) -> None:
+        self._grants.setdefault(slot, []).append(lease)
+        self._idle.pop(slot, None)
+
+    def idle(self, slot: Slot) -> None:
+        self._idle[slot] = None
+
+    def started(self, run_id: RunId, start: tuple[TaskId, int, WorkerId, int]) -> None:
+        self._started.setdefault(run_id, []).append(start)
+
+    def outcome(self, run_id: RunId, outcome: TaskOutcome) -> None:
+        self._outcomes.setdefault(run_id, []).append(outcome)
+
+    def take(self) -> list[Command]:
+        """Everything, in the order in which it is to be carried out; the outbox is empty then."""
+        commands = self._first
+        commands += [GrantLeases(slot.worker.worker_id, slot.index, leases) for slot, leases in self._grants.items()]
+        commands += [SlotIdle(slot.worker.worker_id, slot.index) for slot in self._idle]
+        commands += [PublishStarted(run_id, tasks) for run_id, tasks in self._started.items()]
+        commands += [PublishOutcomes(run_id, outcomes) for run_id, outcomes in self._outcomes.items()]
+        commands += self._last
+        self._first, self._last = [], []
+        self._grants, self._idle, self._started, self._outcomes = {}, {}, {}, {}
+        return commands
+
+
+class Cluster:
+    """All records. Handlers change them while one event is applied; nobody else does."""
+
+    def __init__(
+        self,
+        scheduling: SchedulingPolicy,
+        balancing: BalancingPolicy,
+        health: HealthPolicy,
+        limits: Limits,
+        epoch: int,
+    ) -> None:
+        self.scheduling, self.balancing, self.health = scheduling, balancing, health
+        self.limits, self.epoch = limits, epoch
+        self.now: Instant = 0.0
+        self.runs: dict[RunId, Run] = {}
+        self.finished_runs: dict[RunId, Run] = {}
+        """The latest few, for questions."""
+        self.workers: dict[WorkerId, Worker] = {}
+        self.leases: dict[LeaseId, LiveLease] = {}
+        self.voided: dict[LeaseId, VoidedLease] = {}
+        self.deadlines = Deadlines()
+        self.placement = Placement(self.workers)
+        self.outbox = Outbox()
+        self.asking: dict[Slot, None] = {}
+        """Slots that changed during this event and may have room."""
+        self.released_locks: set[str] = set()
+        self.busy: dict[Slot, None] = {}
+        """Slots with leases."""
+        self.alerts: dict[WorkerId, set[str]] = {}
+        """Causes raised and not cleared; they outlive the worker's session."""
+        self._count = 0
+        self._lease_count = 0
+        scheduling.bind(self.placement, self.predict_s)
+        balancing.bind(self.placement, self.predict_s)
+
+    def next_order(self) -> int:
+        self._count += 1
+        return self._count
+
+    def next_lease_id(self) -> LeaseId:
+        """Unique over epochs too, so that a lease of an earlier coordinator is never taken for one of ours."""
+        self._lease_count += 1
+        return LeaseId(self.epoch * LEASES_PER_EPOCH + self._lease_count)
+
+    def predict_s(self, task: Task) -> float:
+        """Expected duration: history, else what its group took in this run, else the run, else a guess."""
+        expected_s = task.spec.expected_s
+        if expected_s is not None:
+            return expected_s
+        durations = task.group.durations
+        if durations.count >= 3:
+            return durations.total_s / durations.count
+        durations = task.suite.run.durations
+        if durations.count:
+            return durations.total_s / durations.count
+        return self.limits.unknown_task_s
+
+    def ask(self, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            self.asking[slot] = None
+
+    def total_slots(self) -> int:
+        return sum(len(worker.slots) for worker in self.workers.values())

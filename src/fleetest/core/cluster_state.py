@@ -1,0 +1,129 @@
+"""The one writer of state: ``ClusterState.apply(event, now) -> commands``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fleetest.core import events
+from fleetest.core.attempt_handling import AttemptHandling
+from fleetest.core.closed_fleet import ClosedFleet
+from fleetest.core.cluster import Cluster
+from fleetest.core.commands import Command
+from fleetest.core.dispatch import Dispatch
+from fleetest.core.entities import Run
+from fleetest.core.explain import explain
+from fleetest.core.model import Instant, Limits, RunId, TaskId
+from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy
+from fleetest.core.rebalancing import Rebalancing
+from fleetest.core.run_handling import RunHandling
+from fleetest.core.snapshot import ClusterSnapshot, take_snapshot
+from fleetest.core.task_handling import TaskHandling
+from fleetest.core.worker_handling import WorkerHandling
+
+
+class ClusterState:
+    """All runs, tasks, leases and workers of one coordinator.
+
+    What a peer says is never an error here: what is stale or unknown is ignored or answered.
+    """
+
+    def __init__(
+        self,
+        scheduling: SchedulingPolicy,
+        balancing: BalancingPolicy,
+        health: HealthPolicy,
+        limits: Limits | None = None,
+        epoch: int = 1,
+    ) -> None:
+        cluster = self.cluster = Cluster(scheduling, balancing, health, limits or Limits(), epoch)
+        tasks = TaskHandling(cluster, self._all_finished)
+        attempts = AttemptHandling(cluster, tasks)
+        self._closed_fleet = ClosedFleet(cluster, tasks)
+        self._runs = runs = RunHandling(cluster, tasks, attempts)
+        self._dispatch = Dispatch(cluster, attempts)
+        self._rebalancing = Rebalancing(cluster, self._dispatch)
+        self._workers = workers = WorkerHandling(cluster, tasks, attempts, runs, self._dispatch)
+        self._attempts = attempts
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            events.RunSubmitted: runs.submitted,
+            events.SuitePlanned: runs.planned,
+            events.SuiteRefused: runs.refused,
+            events.RunCancelled: runs.cancelled,
+            events.SuiteReady: workers.ready,
+            events.SuiteUnavailable: workers.unavailable,
+            events.WorkerJoined: workers.joined,
+            events.WorkerHeartbeat: lambda event: workers.seen(event.worker_id, is_beat=True),
+            events.WorkerDraining: workers.draining,
+            events.WorkerDisconnected: workers.disconnected,
+            events.AttemptsStarted: attempts.started,
+            events.AttemptsFinished: attempts.finished,
+            events.LeasesReturned: attempts.returned,
+            events.InfrastructureFailed: workers.infrastructure_failed,
+            events.DeadlineReached: lambda event: None,
+        }
+
+    def apply(self, event: events.Event, now: Instant) -> list[Command]:
+        """Take in what happened and return what must be done, in order. ``now`` never goes backwards."""
+        cluster = self.cluster
+        cluster.now = max(now, cluster.now)
+        worker_id = getattr(event, "worker_id", None)
+        if worker_id is not None and not isinstance(
+            event, events.WorkerHeartbeat | events.WorkerJoined | events.WorkerDisconnected
+        ):
+            self._workers.seen(worker_id, is_beat=False)
+        self._handlers[type(event)](event)
+        self._run_deadlines()
+        self._closed_fleet.after(event)
+        self._dispatch.run()
+        self._rebalancing.after_event()
+        return cluster.outbox.take()
+
+    def next_deadline(self) -> Instant | None:
+        """When ``DeadlineReached`` must be applied at the latest; None if nothing is due ever."""
+        due = [
+            instant
+            for instant in (self.cluster.deadlines.next(), self.cluster.health.next_deadline())
+            if instant is not None
+        ]
+        return min(due, default=None)
+
+    def snapshot(self) -> ClusterSnapshot:
+        """Everything that people ask about, as values that no longer change."""
+        return take_snapshot(self.cluster)
+
+    def why(self, run_id: RunId, task_id: TaskId) -> str:
+        """One honest sentence: why the task is where it is."""
+        return explain(self.cluster, run_id, task_id)
+
+    def story(self, run_id: RunId, task_id: TaskId) -> tuple[str, ...]:
+        """What happened to the task so far, one line per change; empty if it is unknown."""
+        run = self.cluster.runs.get(run_id) or self.cluster.finished_runs.get(run_id)
+        task = run.tasks.get(task_id) if run is not None else None
+        return task.story.lines() if task is not None else ()
+
+    def _run_deadlines(self) -> None:
+        cluster = self.cluster
+        self._workers.advance_health()
+        while True:
+            key = cluster.deadlines.pop_due(cluster.now)
+            if key is None:
+                return
+            assert isinstance(key, tuple)
+            kind, *subject = key
+            if kind == "reconnect":
+                self._workers.gave_up_waiting(subject[0])
+            elif kind == "overrun":
+                self._attempts.overrun(subject[0])
+            elif kind == "balance":
+                self._rebalancing.look()
+            else:
+                run = cluster.runs.get(subject[0])
+                if run is not None and kind == "cancel":
+                    assert run.cancellation is not None
+                    self._runs.kill_all(run, run.cancellation.reason)
+                elif run is not None:
+                    self._runs.give_up_killed(run)
+
+    def _all_finished(self, run: Run) -> None:
+        self._runs.finish_if_done(run)

@@ -1,0 +1,285 @@
+"""The records that make up the state. Only the handlers behind ``ClusterState.apply`` change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from fleetest.core.lifecycle import Story, TaskState, WorkerState
+from fleetest.core.model import (
+    Capabilities,
+    Instant,
+    Lease,
+    LeaseId,
+    Requirements,
+    RunId,
+    TaskId,
+    TaskSpec,
+    Verdict,
+    WorkerId,
+)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Durations:
+    """Running mean of what executions took, seconds."""
+
+    count: int = 0
+    total_s: float = 0.0
+
+    def add(self, duration_s: float) -> None:
+        self.count += 1
+        self.total_s += duration_s
+
+    @property
+    def mean_s(self) -> float:
+        return self.total_s / self.count
+
+
+class Readiness(Enum):
+    """Of one worker for one suite."""
+
+    PREPARING = "preparing"
+    READY = "ready"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class SuiteReadiness:
+    state: Readiness = Readiness.PREPARING
+    missing: frozenset[TaskId] = frozenset()
+    reason: str = ""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Suite:
+    """One suite of one run."""
+
+    run: Run
+    name: str
+    is_planned: bool = False
+    is_refused: bool = False
+    tasks: list[Task] = field(default_factory=list)
+    """In planned order."""
+    lacked: dict[Task, None] = field(default_factory=dict)
+    """Unfinished tasks that some worker did not collect."""
+    workers: dict[WorkerId, SuiteReadiness] = field(default_factory=dict)
+    """Of every worker that is to prepare it and has not gone."""
+    former: dict[tuple[WorkerId, str], SuiteReadiness] = field(default_factory=dict)
+    """Of sessions that were lost: one that comes back is as ready as it was."""
+    ready_slots: dict[int, int] = field(default_factory=dict)
+    """Slots of healthy, ready workers by capability kind."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.is_planned or self.is_refused
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Cancellation:
+    reason: str
+    is_quiet: bool
+    kill_reason: str = ""
+    """Set once running tests have been told to end."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Run:
+    """One submitted run."""
+
+    run_id: RunId
+    order: int
+    owner: str
+    priority: int
+    suites: dict[str, Suite] = field(default_factory=dict)
+    tasks: dict[TaskId, Task] = field(default_factory=dict)
+    unfinished: int = 0
+    counts: dict[Verdict, int] = field(default_factory=dict)
+    cancellation: Cancellation | None = None
+    runners_named: int = 0
+    first_runner: dict[tuple[WorkerId, str], int] = field(default_factory=dict)
+    """By worker and session: the number of the first of its runners."""
+    durations: Durations = field(default_factory=Durations)
+    dependants: dict[TaskId, list[Task]] = field(default_factory=dict)
+    leases: dict[LeaseId, LiveLease] = field(default_factory=dict)
+    """Its live leases."""
+    classes: dict[object, TaskClass] = field(default_factory=dict)
+    prepared: dict[WorkerId, None] = field(default_factory=dict)
+    """Workers that were told of it."""
+    is_finished: bool = False
+
+    def __str__(self) -> str:
+        return f"run {self.run_id}"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class TaskGroup:
+    """Tasks of one suite that should share a runner."""
+
+    name: str
+    keep_together: bool = False
+    durations: Durations = field(default_factory=Durations)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RequirementKind:
+    """One distinct value of Requirements, with the memory of which capability kinds match it."""
+
+    requirements: Requirements
+    fits: dict[int, bool] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class TaskClass:
+    """Tasks of one suite that any worker can run equally well or not at all: the unit of the scheduler's index."""
+
+    suite: Suite
+    kind: RequirementKind
+    lacking: frozenset[WorkerId] = frozenset()
+    """Workers that did not collect these tasks."""
+    avoid: WorkerId | None = None
+    """A worker where an attempt failed or was lost: others are preferred."""
+
+    @property
+    def run(self) -> Run:
+        return self.suite.run
+
+    @property
+    def requirements(self) -> Requirements:
+        return self.kind.requirements
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Task:
+    """One task and all that is known of it."""
+
+    spec: TaskSpec
+    suite: Suite
+    position: int
+    """In the run: order of submission."""
+    requirements: Requirements
+    """Those of its whole group if the group is kept together."""
+    priority: int
+    group: TaskGroup
+    story: Story
+    task_class: TaskClass
+    state: TaskState = TaskState.PENDING
+    waits_for: set[TaskId] = field(default_factory=set)
+    lacking: frozenset[WorkerId] = frozenset()
+    avoid: WorkerId | None = None
+    attempts: int = 0
+    """Executions that began (or may have begun)."""
+    retries_used: int = 0
+    losses: int = 0
+    near_losses: int = 0
+    """Times it was next on a worker that was lost: it may have been the cause, unseen."""
+    infrastructure_failures: int = 0
+    lease: LiveLease | None = None
+    verdict: Verdict | None = None
+    reason: str = ""
+    place: object = None
+    """Where the scheduling policy keeps it while it is queued."""
+
+    @property
+    def run(self) -> Run:
+        return self.suite.run
+
+    @property
+    def is_suspect(self) -> bool:
+        """A worker was lost with it: it gets a slot to itself, one such task at a time on a worker."""
+        return bool(self.losses or self.near_losses)
+
+    @property
+    def task_id(self) -> TaskId:
+        return self.spec.task_id
+
+    def __str__(self) -> str:
+        return f"task {self.spec.task_id!r}"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class LiveLease:
+    """A granted lease that has not ended."""
+
+    lease: Lease
+    task: Task
+    slot: Slot
+    predicted_s: float
+    is_started: bool = False
+    is_revoked: bool = False
+    """It has been asked back."""
+    kill_reason: str = ""
+    """Why it has been told to end."""
+
+    @property
+    def lease_id(self) -> LeaseId:
+        return self.lease.lease_id
+
+    def __str__(self) -> str:
+        return f"lease {self.lease.lease_id}, attempt {self.lease.attempt} on {self.slot}"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Slot:
+    """Room for one task on a worker, with the queue of its leases: the first runs or is next."""
+
+    worker: Worker
+    index: int
+    leases: dict[LeaseId, LiveLease] = field(default_factory=dict)
+    queued_s: float = 0.0
+    """Sum of the predictions of its leases."""
+    is_told_idle: bool = False
+    head_since: Instant = 0.0
+    """When the first lease became the first, as far as the coordinator knows."""
+    is_shunned: bool = False
+    """Its head ran far longer than predicted and what waited behind it was taken away."""
+    predicted_at_s: float | None = None
+    """The mean of the run's durations when ``queued_s`` was last summed up."""
+
+    def head(self) -> LiveLease | None:
+        return next(iter(self.leases.values()), None)
+
+    def __str__(self) -> str:
+        return f"{self.worker.worker_id}/{self.index}"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Worker:
+    """One session of one worker."""
+
+    worker_id: WorkerId
+    session: str
+    order: int
+    capabilities: Capabilities
+    capability_kind: int
+    story: Story
+    slots: list[Slot] = field(default_factory=list)
+    state: WorkerState = WorkerState.HEALTHY
+    is_draining: bool = False
+    quarantined_because: str = ""
+    free: dict[str, float] = field(default_factory=dict)
+    """Countable resources that nothing holds now."""
+    lease_count: int = 0
+    alone: LiveLease | None = None
+    """The lease that has this worker for itself."""
+    holding: Slot | None = None
+    """The slot that runs dry for a waiting task which needs an empty one."""
+    ready_suites: set[Suite] = field(default_factory=set)
+    counted_in: set[Suite] = field(default_factory=set)
+    """Suites whose ``ready_slots`` count this worker."""
+    is_counted: bool = False
+    consecutive_failures: int = 0
+    last_seen: Instant = 0.0
+
+    @property
+    def accepts(self) -> bool:
+        """True if it may be granted leases."""
+        return self.state is WorkerState.HEALTHY
+
+    @property
+    def is_linked(self) -> bool:
+        """True if commands can reach it."""
+        return self.state is not WorkerState.DISCONNECTED and not self.state.is_gone
+
+    def __str__(self) -> str:
+        return f"worker {self.worker_id!r}"

@@ -1,0 +1,114 @@
+"""What must be true after every event. ``check`` is run by tests, over every record; it is not cheap."""
+
+from __future__ import annotations
+
+import math
+
+from fleetest.core.cluster import Cluster
+from fleetest.core.cluster_state import ClusterState
+from fleetest.core.entities import Run, Worker
+from fleetest.core.lifecycle import Story, TaskState
+from fleetest.errors import InvariantViolation
+
+
+def check(state: ClusterState) -> None:
+    """Raise InvariantViolation, with the story of the task, if the state contradicts itself."""
+    cluster = state.cluster
+    for run in cluster.runs.values():
+        _check_run(cluster, run)
+    for run in cluster.finished_runs.values():
+        _demand(not run.leases and not run.unfinished, f"{run} ended with work under way")
+        _demand(sum(run.counts.values()) == len(run.tasks), f"{run} ended without one verdict per task")
+    for worker in cluster.workers.values():
+        _check_worker(cluster, worker)
+    _check_leases(cluster)
+    _check_counts(cluster)
+
+
+def _demand(condition: bool, message: str, story: Story | None = None) -> None:
+    if not condition:
+        raise InvariantViolation(message, story.lines() if story is not None else ())
+
+
+def _check_run(cluster: Cluster, run: Run) -> None:
+    finished = 0
+    queued: dict[object, int] = {}
+    for task in run.tasks.values():
+        story = task.story
+        finished += task.state is TaskState.FINISHED
+        _demand((task.verdict is not None) == (task.state is TaskState.FINISHED), f"{task}: verdict", story)
+        under_way = task.state in (TaskState.LEASED, TaskState.RUNNING)
+        _demand((task.lease is not None) == under_way, f"{task} is {task.state.value}, lease {task.lease}", story)
+        if task.lease is not None:
+            _demand(cluster.leases.get(task.lease.lease_id) is task.lease, f"{task}: its lease is not live", story)
+            _demand(task.lease.is_started == (task.state is TaskState.RUNNING), f"{task}: started", story)
+        if task.state is TaskState.PENDING:
+            _demand(bool(task.waits_for), f"{task} waits for nothing", story)
+        if task.state is TaskState.QUEUED:
+            queued[task.task_class] = queued.get(task.task_class, 0) + 1
+            _demand(run.cancellation is None, f"{task} is queued in a cancelled run", story)
+        _demand(task.task_class.lacking == task.lacking, f"{task} is filed under what others lack", story)
+    _demand(len(run.tasks) - finished == run.unfinished, f"{run}: {run.unfinished} unfinished is wrong")
+    _demand(sum(run.counts.values()) == finished, f"{run}: its counts are wrong")
+    for task_class in run.classes.values():
+        waiting = cluster.scheduling.waiting(task_class)
+        _demand(waiting == queued.get(task_class, 0), f"{run}: the scheduler has {waiting} of a class")
+    settled = all(suite.is_settled for suite in run.suites.values())
+    _demand(not (settled and run.unfinished == 0), f"{run} should have ended")
+
+
+def _check_worker(cluster: Cluster, worker: Worker) -> None:
+    story = worker.story
+    _demand(not worker.state.is_gone, f"{worker} is gone and listed", story)
+    count = 0
+    reserved: dict[str, float] = {}
+    for slot in worker.slots:
+        count += len(slot.leases)
+        total_s = sum(live.predicted_s for live in slot.leases.values())
+        _demand(math.isclose(slot.queued_s, total_s, abs_tol=1e-6), f"{slot}: predicted work is wrong", story)
+        _demand((slot in cluster.busy) == bool(slot.leases), f"{slot}: busy is wrong", story)
+        for live in slot.leases.values():
+            _demand(cluster.leases.get(live.lease_id) is live, f"{slot} holds a dead lease", story)
+            _demand(live.slot is slot, f"{slot} holds a lease of {live.slot}", story)
+            requirements = live.task.requirements
+            if requirements.reserves:
+                _demand(len(slot.leases) == 1, f"{slot}: something waits behind {live.task}", story)
+            if requirements.alone:
+                _demand(worker.alone is live and worker.lease_count == 1, f"{live.task} is not alone", story)
+            for name, amount in requirements.resources:
+                reserved[name] = reserved.get(name, 0.0) + amount
+            for name in requirements.locks:
+                _demand(cluster.placement.locks.get(name) is live, f"{live.task} runs without lock {name}", story)
+    _demand(count == worker.lease_count, f"{worker}: {worker.lease_count} leases is wrong", story)
+    for name, total in worker.capabilities.resources.items():
+        expected = total - reserved.get(name, 0.0)
+        tolerance = 1e-6 * max(1.0, abs(total))
+        _demand(abs(worker.free[name] - expected) <= tolerance, f"{worker}: {name} free is wrong", story)
+        _demand(expected >= -tolerance, f"{worker}: {name} is given out twice", story)
+
+
+def _check_leases(cluster: Cluster) -> None:
+    for lease_id, live in cluster.leases.items():
+        story = live.task.story
+        worker = live.slot.worker
+        _demand(cluster.workers.get(worker.worker_id) is worker, f"{live} is of a worker that is gone", story)
+        _demand(live.slot.leases.get(lease_id) is live, f"{live} is not in its slot", story)
+        _demand(live.task.run.leases.get(lease_id) is live, f"{live} is not in its run", story)
+        _demand(live.task.lease is live, f"{live} is not its task's", story)
+        _demand(lease_id not in cluster.voided, f"{live} lives and is void", story)
+    for name, live in cluster.placement.locks.items():
+        _demand(cluster.leases.get(live.lease_id) is live, f"lock {name} is held by a dead lease")
+
+
+def _check_counts(cluster: Cluster) -> None:
+    accepting = sum(len(worker.slots) for worker in cluster.workers.values() if worker.accepts)
+    _demand(cluster.placement.accepting_slots == accepting, "accepting slots are counted wrongly")
+    for run in cluster.runs.values():
+        for suite in run.suites.values():
+            counted: dict[int, int] = {}
+            for worker in cluster.workers.values():
+                if worker.accepts and suite in worker.ready_suites:
+                    kind = worker.capability_kind
+                    counted[kind] = counted.get(kind, 0) + len(worker.slots)
+            given = {kind: slots for kind, slots in suite.ready_slots.items() if slots}
+            _demand(given == {kind: slots for kind, slots in counted.items() if slots}, f"{run}: ready slots")

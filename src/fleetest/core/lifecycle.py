@@ -1,0 +1,143 @@
+"""The transition tables of tasks and workers, literally, and the one function each that changes a state.
+
+``python -m fleetest.core.lifecycle`` prints the tables as two mermaid diagrams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Protocol, TypeVar
+
+from fleetest.core.model import Instant
+from fleetest.errors import InvariantViolation
+
+
+class TaskState(str, Enum):
+    PENDING = "pending"
+    QUEUED = "queued"
+    LEASED = "leased"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class WorkerState(str, Enum):
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    DRAINING = "draining"
+    QUARANTINED = "quarantined"
+    DISCONNECTED = "disconnected"
+    LOST = "lost"
+    LEFT = "left"
+
+    @property
+    def is_gone(self) -> bool:
+        return self in (WorkerState.LOST, WorkerState.LEFT)
+
+
+TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
+    TaskState.PENDING: frozenset({TaskState.QUEUED, TaskState.FINISHED}),
+    TaskState.QUEUED: frozenset({TaskState.LEASED, TaskState.FINISHED}),
+    # A short test's start is implied by its result; a returned or lost lease queues the task again.
+    TaskState.LEASED: frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.FINISHED}),
+    # Back to queued: its worker was lost, or a retry follows.
+    TaskState.RUNNING: frozenset({TaskState.QUEUED, TaskState.FINISHED}),
+    TaskState.FINISHED: frozenset(),
+}
+
+_ENDS = frozenset({WorkerState.DISCONNECTED, WorkerState.LOST, WorkerState.LEFT})
+WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.HEALTHY: _ENDS | {WorkerState.SUSPECT, WorkerState.DRAINING, WorkerState.QUARANTINED},
+    WorkerState.SUSPECT: _ENDS | {WorkerState.HEALTHY, WorkerState.DRAINING, WorkerState.QUARANTINED},
+    WorkerState.DRAINING: _ENDS,
+    WorkerState.QUARANTINED: _ENDS | {WorkerState.HEALTHY, WorkerState.DRAINING},
+    # The same session came back: as what it was.
+    WorkerState.DISCONNECTED: frozenset(
+        {
+            WorkerState.HEALTHY,
+            WorkerState.DRAINING,
+            WorkerState.QUARANTINED,
+            WorkerState.LOST,
+            WorkerState.LEFT,
+        }
+    ),
+    WorkerState.LOST: frozenset(),
+    WorkerState.LEFT: frozenset(),
+}
+
+State = TypeVar("State", TaskState, WorkerState)
+
+
+class Story:
+    """What happened to one task or worker, newest last, bounded; formatted only when somebody reads it."""
+
+    __slots__ = ("_dropped", "_entries", "_length_max")
+
+    def __init__(self, length_max: int) -> None:
+        self._entries: list[tuple[Instant, str, object]] = []
+        self._length_max = length_max
+        self._dropped = 0
+
+    def add(self, now: Instant, what: str, detail: object = "") -> None:
+        entries = self._entries
+        entries.append((now, what, detail))
+        if len(entries) > self._length_max:
+            # The first entry stays: where it came from matters more than the middle.
+            del entries[1]
+            self._dropped += 1
+
+    def lines(self) -> tuple[str, ...]:
+        """One line per entry: ``12.345 s: leased (lease 7 on w1/0)``."""
+        lines = [f"{now:.3f} s: {what}" + (f" ({detail})" if detail else "") for now, what, detail in self._entries]
+        if self._dropped:
+            lines.insert(1, f"... {self._dropped} entries left out ...")
+        return tuple(lines)
+
+
+class HasTaskState(Protocol):
+    state: TaskState
+    story: Story
+
+
+class HasWorkerState(Protocol):
+    state: WorkerState
+    story: Story
+
+
+def change_task(task: HasTaskState, to: TaskState, now: Instant, detail: object = "") -> None:
+    """Move a task to ``to`` and write it into its story. Raises InvariantViolation if the table does not allow it."""
+    if to not in TASK_TRANSITIONS[task.state]:
+        raise InvariantViolation(f"{task} cannot go from {task.state.value} to {to.value}", task.story.lines())
+    task.state = to
+    task.story.add(now, to._value_, detail)
+
+
+def change_worker(worker: HasWorkerState, to: WorkerState, now: Instant, detail: object = "") -> None:
+    """Move a worker to ``to`` and write it into its story. Raises InvariantViolation if the table does not allow it."""
+    if to not in WORKER_TRANSITIONS[worker.state]:
+        raise InvariantViolation(f"{worker} cannot go from {worker.state.value} to {to.value}", worker.story.lines())
+    worker.state = to
+    worker.story.add(now, to._value_, detail)
+
+
+def diagram(transitions: Mapping[State, frozenset[State]], initial: State) -> str:
+    """The table as a mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {initial.value}"]
+    for source, targets in transitions.items():
+        lines += [f"    {source.value} --> {target.value}" for target in type(source) if target in targets]
+        if not targets:
+            lines.append(f"    {source.value} --> [*]")
+    return "\n".join(lines)
+
+
+def diagrams() -> str:
+    """Both diagrams as they stand in docs/design/lifecycle.md."""
+    parts = [
+        ("Task", diagram(TASK_TRANSITIONS, TaskState.PENDING)),
+        ("Worker", diagram(WORKER_TRANSITIONS, WorkerState.HEALTHY)),
+    ]
+    return "\n".join(f"### {title}\n\n```mermaid\n{text}\n```\n" for title, text in parts)
+
+
+if __name__ == "__main__":
+    print(diagrams(), end="")

@@ -1,0 +1,182 @@
+"""The way of a task: queued when its dependencies are met, queued again, finished with its one verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from fleetest.core.cluster import Cluster
+from fleetest.core.commands import TaskOutcome
+from fleetest.core.entities import Readiness, Run, Suite, Task
+from fleetest.core.lifecycle import TaskState, change_task
+from fleetest.core.model import TaskId, Verdict, WorkerId
+
+_SUCCESS = frozenset(verdict for verdict in Verdict if verdict.is_success)
+
+
+class TaskHandling:
+    def __init__(self, cluster: Cluster, when_all_finished: Callable[[Run], None]) -> None:
+        self._cluster = cluster
+        self._when_all_finished = when_all_finished
+
+    def queue(self, tasks: Sequence[Task], detail: object = "") -> None:
+        """Queue these tasks of one run, or end them if their run was cancelled meanwhile."""
+        cluster = self._cluster
+        queued: dict[Run, list[Task]] = {}
+        for task in sorted(tasks, key=lambda task: task.position):
+            cancellation = task.run.cancellation
+            if cancellation is not None:
+                self.cancel(task)
+                continue
+            if task.lacking or task.avoid is not None or task.task_class.lacking or task.task_class.avoid is not None:
+                task.task_class = cluster.placement.task_class(task)
+            change_task(task, TaskState.QUEUED, cluster.now, detail)
+            queued.setdefault(task.run, []).append(task)
+        for ready in queued.values():
+            cluster.scheduling.add_tasks(ready)
+
+    def cancel(self, task: Task, *, was_running: bool = False) -> None:
+        """End a task of a cancelled run that has no lease (any more)."""
+        cancellation = task.run.cancellation
+        assert cancellation is not None
+        quiet = cancellation.is_quiet and not was_running
+        self.finish_unexecuted(task, Verdict.NOT_RUN if quiet else Verdict.CANCELLED, cancellation.reason)
+
+    def finish_unexecuted(self, task: Task, verdict: Verdict, reason: str) -> None:
+        """A verdict without (another) execution."""
+        self.finish(task, TaskOutcome(task.task_id, max(1, task.attempts), verdict, is_final=True, reason=reason))
+
+    def finish(self, task: Task, outcome: TaskOutcome) -> None:
+        """Give the task its one verdict, and end what depended on it if it failed."""
+        self._settle(task, outcome)
+        run = task.run
+        if run.dependants:
+            self._settle_dependants(task)
+        if not run.unfinished:
+            self._when_all_finished(run)
+
+    def _settle(self, task: Task, outcome: TaskOutcome) -> None:
+        run, verdict = task.run, outcome.verdict
+        if task.state is TaskState.QUEUED:
+            self._cluster.scheduling.discard_tasks((task,))
+        assert task.lease is None, f"{task} ends while {task.lease} lives"
+        change_task(task, TaskState.FINISHED, self._cluster.now, outcome.reason or verdict._value_)
+        task.verdict, task.reason = verdict, outcome.reason
+        if task.lacking:
+            task.suite.lacked.pop(task, None)
+        run.counts[verdict] = run.counts.get(verdict, 0) + 1
+        run.unfinished -= 1
+        self._cluster.outbox.outcome(run.run_id, outcome)
+
+    def _settle_dependants(self, task: Task) -> None:
+        ended = [task]
+        while ended:
+            prerequisite = ended.pop()
+            for dependant in prerequisite.run.dependants.pop(prerequisite.task_id, ()):
+                if dependant.state is not TaskState.PENDING:
+                    continue
+                if prerequisite.verdict in _SUCCESS:
+                    dependant.waits_for.discard(prerequisite.task_id)
+                    if not dependant.waits_for:
+                        self.queue([dependant], f"dependency {prerequisite.task_id} done")
+                else:
+                    reason = f"dependency {prerequisite.task_id} failed"
+                    self._settle(dependant, _not_run(dependant, reason))
+                    ended.append(dependant)
+
+    def end_undecidable(self, run: Run) -> None:
+        """Once every suite of the run is known: end tasks whose dependencies are unknown or go round in a circle."""
+        pending = [task for task in run.tasks.values() if task.state is TaskState.PENDING]
+        for task in pending:
+            unknown = sorted(name for name in task.waits_for if name not in run.tasks)
+            if unknown and task.state is TaskState.PENDING:
+                self.finish_unexecuted(task, Verdict.NOT_RUN, f"dependency {unknown[0]} is unknown")
+        for task in _in_circles([task for task in pending if task.state is TaskState.PENDING]):
+            if task.state is TaskState.PENDING:
+                self.finish_unexecuted(task, Verdict.NOT_RUN, "its dependencies go round in a circle")
+
+    def set_lacking(self, tasks: Iterable[Task], worker_id: WorkerId, *, lacks: bool) -> None:
+        """This worker did not collect these tasks (or is no longer there): file them where they belong now."""
+        cluster = self._cluster
+        moved = []
+        memo: dict[frozenset[WorkerId], frozenset[WorkerId]] = {}
+        for task in tasks:
+            if task.state is TaskState.FINISHED or (worker_id in task.lacking) == lacks:
+                continue
+            before = task.lacking
+            after = memo.get(before)
+            if after is None:
+                after = memo[before] = before | {worker_id} if lacks else before - {worker_id}
+            task.lacking = after
+            if after:
+                task.suite.lacked[task] = None
+            else:
+                task.suite.lacked.pop(task, None)
+            if task.state is TaskState.QUEUED:
+                moved.append(task)
+            else:
+                task.task_class = cluster.placement.task_class(task)
+        cluster.scheduling.discard_tasks(moved)
+        for task in moved:
+            task.task_class = cluster.placement.task_class(task)
+        if moved:
+            cluster.scheduling.add_tasks(moved)
+
+    def review(self, suite: Suite) -> None:
+        """End what no live worker can execute: nobody has the suite, or nobody collected the id."""
+        run = suite.run
+        if run.is_finished or suite.is_refused or not suite.workers:
+            return
+        if any(readiness.state is Readiness.PREPARING for readiness in suite.workers.values()):
+            return
+        ready = [name for name, readiness in suite.workers.items() if readiness.state is Readiness.READY]
+        if ready:
+            if suite.is_planned:
+                for task in [task for task in suite.lacked if task.lacking.issuperset(ready)]:
+                    if task.state in (TaskState.QUEUED, TaskState.PENDING):
+                        self.finish_unexecuted(task, Verdict.NOT_RUN, "not collectable")
+            return
+        reason = "; ".join(dict.fromkeys(readiness.reason for readiness in suite.workers.values()))
+        if not suite.is_planned:
+            self.refuse(suite, reason)
+            return
+        for task in suite.tasks:
+            if task.state in (TaskState.QUEUED, TaskState.PENDING):
+                self.finish_unexecuted(task, Verdict.NOT_RUN, reason)
+
+    def refuse(self, suite: Suite, reason: str) -> None:
+        """The suite ends without a plan."""
+        suite.is_refused = True
+        self.settled(suite.run)
+
+    def settled(self, run: Run) -> None:
+        """A suite of the run got its plan or was refused."""
+        if not all(suite.is_settled for suite in run.suites.values()):
+            return
+        self.end_undecidable(run)
+        if not run.unfinished:
+            self._when_all_finished(run)
+
+
+def _not_run(task: Task, reason: str) -> TaskOutcome:
+    return TaskOutcome(task.task_id, max(1, task.attempts), Verdict.NOT_RUN, is_final=True, reason=reason)
+
+
+def _in_circles(pending: Sequence[Task]) -> list[Task]:
+    """The pending tasks that wait, directly or not, for themselves or for such a task."""
+    waiting = {task.task_id: set(task.waits_for) for task in pending}
+    dependants: dict[TaskId, list[TaskId]] = {}
+    for name, prerequisites in waiting.items():
+        for prerequisite in prerequisites:
+            dependants.setdefault(prerequisite, []).append(name)
+    # A prerequisite that is not pending is queued or under way, so it will end.
+    free = [name for name in dependants if name not in waiting]
+    free += [name for name, prerequisites in waiting.items() if not prerequisites]
+    while free:
+        done = free.pop()
+        waiting.pop(done, None)
+        for name in dependants.get(done, ()):
+            if name in waiting:
+                waiting[name].discard(done)
+                if not waiting[name]:
+                    free.append(name)
+    return [task for task in pending if task.task_id in waiting]

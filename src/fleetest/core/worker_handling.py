@@ -1,0 +1,290 @@
+"""Workers: they join, get ready, fall silent, come back, leave or are lost."""
+
+from __future__ import annotations
+
+from fleetest.core import events
+from fleetest.core.attempt_handling import AttemptHandling
+from fleetest.core.cluster import Cluster
+from fleetest.core.commands import ClearAlert, DisconnectWorker, RaiseAlert, RevokeLeases
+from fleetest.core.dispatch import Dispatch
+from fleetest.core.entities import Readiness, Slot, Suite, SuiteReadiness, Worker
+from fleetest.core.lifecycle import Story, WorkerState, change_worker
+from fleetest.core.model import RunId, WorkerId
+from fleetest.core.policies import Health, HealthChange
+from fleetest.core.run_handling import RunHandling
+from fleetest.core.task_handling import TaskHandling
+
+
+class WorkerHandling:
+    def __init__(
+        self,
+        cluster: Cluster,
+        tasks: TaskHandling,
+        attempts: AttemptHandling,
+        runs: RunHandling,
+        dispatch: Dispatch,
+    ) -> None:
+        self._cluster, self._tasks, self._attempts = cluster, tasks, attempts
+        self._runs, self._dispatch = runs, dispatch
+
+    # Coming ------------------------------------------------------------------------------------------------------
+
+    def joined(self, event: events.WorkerJoined) -> None:
+        cluster = self._cluster
+        known = cluster.workers.get(event.worker_id)
+        if known is not None and known.session == event.session:
+            self._came_back(known, event)
+            return
+        if known is not None:
+            if known.is_linked:
+                cluster.outbox.add(DisconnectWorker(known.worker_id, "replaced by a new session"))
+            self._remove(known, WorkerState.LOST, "replaced by a new session")
+        worker = self._make_worker(event)
+        cluster.workers[worker.worker_id] = worker
+        cluster.placement.recount(worker)
+        cluster.health.watch(worker.worker_id, cluster.now, cluster.limits.heartbeat_interval_s)
+        for cause in sorted(cluster.alerts.pop(worker.worker_id, ())):
+            cluster.outbox.add(ClearAlert(worker.worker_id, cause))
+        self._attempts.kill_unknown(worker, event.held_leases)
+        self._prepare_all(worker)
+
+    def _make_worker(self, event: events.WorkerJoined) -> Worker:
+        cluster = self._cluster
+        worker = Worker(
+            event.worker_id,
+            event.session,
+            cluster.next_order(),
+            event.capabilities,
+            cluster.placement.capability_kind(event.capabilities),
+            Story(cluster.limits.story_length_max),
+            free=dict(event.capabilities.resources),
+            last_seen=cluster.now,
+        )
+        worker.story.add(cluster.now, "joined", f"session {event.session}")
+        worker.slots = [Slot(worker, index) for index in range(event.slots)]
+        return worker
+
+    def _came_back(self, worker: Worker, event: events.WorkerJoined) -> None:
+        """The same session: what it still executes goes on, the rest is queued again."""
+        cluster = self._cluster
+        cluster.deadlines.cancel(("reconnect", worker.worker_id))
+        if worker.state in (WorkerState.DISCONNECTED, WorkerState.SUSPECT):
+            state = WorkerState.HEALTHY
+            if worker.is_draining and worker.state is WorkerState.DISCONNECTED:
+                state = WorkerState.DRAINING
+            elif worker.quarantined_because and worker.state is WorkerState.DISCONNECTED:
+                state = WorkerState.QUARANTINED
+            change_worker(worker, state, cluster.now, "came back")
+        worker.last_seen = cluster.now
+        self._clear(worker.worker_id, "suspect")
+        cluster.placement.recount(worker)
+        cluster.health.watch(worker.worker_id, cluster.now, cluster.limits.heartbeat_interval_s)
+        held = set(event.held_leases)
+        own = [live for slot in worker.slots for live in slot.leases.values()]
+        mine = {live.lease_id for live in own}
+        gone = [live for live in own if live.lease_id not in held]
+        self._attempts.lose(gone, "its worker came back without it", with_worker=False)
+        self._attempts.kill_unknown(worker, [lease_id for lease_id in event.held_leases if lease_id not in mine])
+        for slot in worker.slots:
+            slot.is_told_idle = False
+            for live in slot.leases.values():
+                live.is_revoked = False
+        cluster.ask(worker.slots)
+        self._prepare_all(worker)
+        for run in [run for run in cluster.runs.values() if run.cancellation is not None]:
+            self._runs.resume_cancellation(run)
+
+    def _prepare_all(self, worker: Worker) -> None:
+        self._cluster.ask(worker.slots)
+        for run in self._cluster.runs.values():
+            self._runs.prepare(run, worker)
+
+    # Getting ready -----------------------------------------------------------------------------------------------
+
+    def ready(self, event: events.SuiteReady) -> None:
+        found = self._readiness(event.worker_id, event.run_id, event.suite)
+        if found is None:
+            return
+        worker, suite, readiness = found
+        tasks = suite.run.tasks
+        before = readiness.missing
+        readiness.state, readiness.missing = Readiness.READY, frozenset(event.missing)
+        back = [tasks[task_id] for task_id in before - readiness.missing if task_id in tasks]
+        lacked = [tasks[task_id] for task_id in readiness.missing if task_id in tasks]
+        self._tasks.set_lacking(back, worker.worker_id, lacks=False)
+        self._tasks.set_lacking(lacked, worker.worker_id, lacks=True)
+        worker.ready_suites.add(suite)
+        self._cluster.placement.recount(worker)
+        self._cluster.ask(worker.slots)
+        self._tasks.review(suite)
+
+    def unavailable(self, event: events.SuiteUnavailable) -> None:
+        found = self._readiness(event.worker_id, event.run_id, event.suite)
+        if found is None:
+            return
+        worker, suite, readiness = found
+        readiness.state, readiness.reason = Readiness.UNAVAILABLE, event.reason
+        worker.ready_suites.discard(suite)
+        self._cluster.scheduling.forget_slots(worker.slots)
+        self._cluster.placement.recount(worker)
+        self._tasks.review(suite)
+
+    def _readiness(self, worker_id: WorkerId, run_id: RunId, name: str) -> tuple[Worker, Suite, SuiteReadiness] | None:
+        worker, run = self._cluster.workers.get(worker_id), self._cluster.runs.get(run_id)
+        if worker is None or run is None:
+            return None
+        suite = run.suites.get(name)
+        readiness = suite.workers.get(worker_id) if suite is not None else None
+        if suite is None or readiness is None:
+            return None
+        return worker, suite, readiness
+
+    # Health ------------------------------------------------------------------------------------------------------
+
+    def seen(self, worker_id: WorkerId, *, is_beat: bool) -> None:
+        """Any message is a sign of life."""
+        cluster = self._cluster
+        worker = cluster.workers.get(worker_id)
+        if worker is None or not worker.is_linked:
+            return
+        worker.last_seen = cluster.now
+        judge = cluster.health.beat if is_beat else cluster.health.seen
+        change = judge(worker_id, cluster.now)
+        if change is not None:
+            self._judged(change)
+
+    def advance_health(self) -> None:
+        for change in self._cluster.health.advance(self._cluster.now):
+            self._judged(change)
+
+    def _judged(self, change: HealthChange) -> None:
+        cluster = self._cluster
+        worker = cluster.workers.get(change.worker_id)
+        if worker is None or not worker.is_linked:
+            return
+        if change.health is Health.LOST:
+            cluster.outbox.add(DisconnectWorker(worker.worker_id, change.reason))
+            self._remove(worker, WorkerState.LOST, change.reason)
+        elif change.health is Health.SUSPECT:
+            self._alert(worker.worker_id, "suspect", change.reason)
+            if worker.state is WorkerState.HEALTHY:
+                self._change(worker, WorkerState.SUSPECT, change.reason)
+        else:
+            self._clear(worker.worker_id, "suspect")
+            if worker.state is WorkerState.SUSPECT:
+                self._change(worker, WorkerState.HEALTHY, change.reason)
+
+    def infrastructure_failed(self, event: events.InfrastructureFailed) -> None:
+        cluster = self._cluster
+        count = self._attempts.infrastructure_failed(event)
+        worker = cluster.workers.get(event.worker_id)
+        if worker is None or not count:
+            return
+        worker.consecutive_failures += 1
+        cluster.balancing.failed(worker)
+        if (
+            worker.consecutive_failures >= cluster.limits.infrastructure_failures_max
+            and worker.is_linked
+            and worker.state not in (WorkerState.QUARANTINED, WorkerState.DRAINING)
+        ):
+            worker.quarantined_because = event.reason
+            self._change(worker, WorkerState.QUARANTINED, event.reason)
+            self._give_back(worker)
+            failures = worker.consecutive_failures
+            self._alert(worker.worker_id, "quarantined", f"{failures} infrastructure failures in a row: {event.reason}")
+
+    # Going -------------------------------------------------------------------------------------------------------
+
+    def draining(self, event: events.WorkerDraining) -> None:
+        worker = self._cluster.workers.get(event.worker_id)
+        if worker is None or worker.is_draining or not worker.is_linked:
+            return
+        worker.is_draining = True
+        self._change(worker, WorkerState.DRAINING, "asked to")
+        self._give_back(worker)
+
+    def disconnected(self, event: events.WorkerDisconnected) -> None:
+        cluster = self._cluster
+        worker = cluster.workers.get(event.worker_id)
+        if worker is None:
+            return
+        if event.said_goodbye:
+            self._remove(worker, WorkerState.LEFT, event.reason or "left")
+        elif event.process_is_dead:
+            self._remove(worker, WorkerState.LOST, event.reason or "its process died")
+        elif worker.is_linked:
+            self._change(worker, WorkerState.DISCONNECTED, event.reason)
+            cluster.health.forget(worker.worker_id)
+            due = cluster.now + cluster.limits.reconnect_grace_s
+            cluster.deadlines.set(("reconnect", worker.worker_id), due)
+
+    def gave_up_waiting(self, worker_id: WorkerId) -> None:
+        """The grace after a disconnection is over."""
+        worker = self._cluster.workers.get(worker_id)
+        if worker is not None and worker.state is WorkerState.DISCONNECTED:
+            self._remove(worker, WorkerState.LOST, "did not come back")
+
+    def _change(self, worker: Worker, state: WorkerState, reason: str) -> None:
+        cluster = self._cluster
+        change_worker(worker, state, cluster.now, reason)
+        cluster.placement.recount(worker)
+        if state in (WorkerState.DRAINING, WorkerState.QUARANTINED):
+            cluster.scheduling.forget_slots(worker.slots)
+        cluster.ask(worker.slots)
+
+    def _give_back(self, worker: Worker) -> None:
+        """Ask back what has not started on a worker that is to start nothing more."""
+        leases = [
+            live
+            for slot in worker.slots
+            for live in slot.leases.values()
+            if not live.is_started and not live.is_revoked
+        ]
+        for live in leases:
+            live.is_revoked = True
+        if leases:
+            self._cluster.outbox.add(RevokeLeases(worker.worker_id, [live.lease_id for live in leases]))
+
+    def _remove(self, worker: Worker, state: WorkerState, reason: str) -> None:
+        cluster, worker_id = self._cluster, worker.worker_id
+        change_worker(worker, state, cluster.now, reason)
+        cluster.placement.recount(worker)
+        cluster.scheduling.forget_slots(worker.slots)
+        del cluster.workers[worker_id]
+        self._dispatch.forget(worker.slots)
+        cluster.deadlines.cancel(("reconnect", worker_id))
+        cluster.health.forget(worker_id)
+        cluster.balancing.forget(worker_id)
+        suites = [suite for run in cluster.runs.values() for suite in run.suites.values()]
+        for suite in suites:
+            readiness = suite.workers.pop(worker_id, None)
+            if readiness is not None and state is WorkerState.LOST:
+                suite.former[worker_id, worker.session] = readiness
+            if readiness is not None and readiness.missing:
+                tasks = suite.run.tasks
+                lacked = [tasks[task_id] for task_id in readiness.missing if task_id in tasks]
+                self._tasks.set_lacking(lacked, worker_id, lacks=False)
+        why = f"worker {worker_id} {'left' if state is WorkerState.LEFT else 'lost'}: {reason}"
+        self._attempts.lose([live for slot in worker.slots for live in slot.leases.values()], why)
+        for suite in suites:
+            self._tasks.review(suite)
+        for cause in ("suspect", "quarantined"):
+            self._clear(worker_id, cause)
+        if state is WorkerState.LOST and reason != "replaced by a new session":
+            self._alert(worker_id, "lost", reason)
+
+    # Alerts ------------------------------------------------------------------------------------------------------
+
+    def _alert(self, worker_id: WorkerId, cause: str, message: str) -> None:
+        causes = self._cluster.alerts.setdefault(worker_id, set())
+        if cause not in causes:
+            causes.add(cause)
+            self._cluster.outbox.add(RaiseAlert(worker_id, cause, message))
+
+    def _clear(self, worker_id: WorkerId, cause: str) -> None:
+        causes = self._cluster.alerts.get(worker_id)
+        if causes and cause in causes:
+            causes.discard(cause)
+            if not causes:
+                del self._cluster.alerts[worker_id]
+            self._cluster.outbox.add(ClearAlert(worker_id, cause))

@@ -1,0 +1,381 @@
+"""Which task a slot gets next.
+
+Order: priority; then, on a worker that can do what others cannot, the work that only it can do; then fair share
+between owners and their runs; then the slot's own group; then the group with most expected work; then submission.
+See docs/design/scheduling.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
+from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup
+from fleetest.core.fair_share import FairShare
+from fleetest.core.group_queue import ClassLine, GroupQueue
+from fleetest.core.placement import Placement
+from fleetest.core.policies import Choice, Wakes
+
+LONG_TASK_SHARE = 0.1
+"""A task that takes more than this part of the ideal duration of all the work starts early, apart from its group."""
+LONG_TASK_MIN_S = 1.0
+
+
+class TaskScheduler:
+    """The scheduling policy. Costs of one choice: the number of task classes with queued work, and logarithms."""
+
+    def __init__(self) -> None:
+        self._lines: dict[TaskClass, ClassLine] = {}
+        self._pins: dict[TaskGroup, Slot] = {}
+        self._pinned: dict[Slot, dict[TaskGroup, None]] = {}
+        self._owned: dict[Slot, dict[GroupQueue, None]] = {}
+        self._current: dict[Slot, GroupQueue] = {}
+        """The group that the slot took from last."""
+        self._share = FairShare()
+        self._wakes = Wakes({}, {}, {})
+        self._count = 0
+
+    def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None:
+        self._placement = placement
+        self._predict_s = predict_s
+
+    # What is queued --------------------------------------------------------------------------------------------
+
+    def add_run(self, run: Run) -> None:
+        self._share.add(run)
+
+    def drop_run(self, run: Run) -> None:
+        for task_class in run.classes.values():
+            line = self._lines.pop(task_class, None)
+            if line is not None:
+                line.count = 0
+                for worker in line.holders:
+                    self._wakes.workers[worker] = None
+                for queue in line.groups.values():
+                    self._close(queue)
+        for queues in list(self._owned.values()):
+            for queue in [queue for queue in queues if queue.line.task_class.run is run]:
+                self._close(queue)
+        for slot in [slot for slot, queue in self._current.items() if queue.line.task_class.run is run]:
+            del self._current[slot]
+        groups = {task.group for task in run.tasks.values() if task.group.keep_together}
+        for group in groups:
+            slot_of = self._pins.pop(group, None)
+            if slot_of is not None:
+                self._pinned[slot_of].pop(group, None)
+        self._share.drop(run)
+
+    def add_tasks(self, tasks: Sequence[Task]) -> None:
+        is_long = self._long_tasks(tasks) if tasks else None
+        changed: dict[GroupQueue, list[Task]] = {}
+        for task in tasks:
+            queue = self._queue_for(task, is_long is not None and is_long(task))
+            changed.setdefault(queue, []).append(task)
+        for queue, added in changed.items():
+            queue.put(added)
+            queue.push()
+            if queue.owner is not None:
+                self._wakes.slots[queue.owner] = None
+            if not queue.group.keep_together or queue.owner is None:
+                self._wakes.classes[queue.line.task_class] = None
+
+    def discard_tasks(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            queue = task.place
+            if isinstance(queue, GroupQueue):
+                self._left(queue, task)
+                self._release_holders(queue.line)
+
+    def forget_slots(self, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            self._current.pop(slot, None)
+            for group in self._pinned.pop(slot, {}):
+                self._pins.pop(group, None)
+            for queue in self._owned.pop(slot, {}):
+                queue.owner = None
+                if queue.count:
+                    queue.push()
+                    self._wakes.classes[queue.line.task_class] = None
+            for line in self._lines.values():
+                line.holders.pop(slot.worker, None)
+
+    def charge(self, run: Run, seconds: float) -> None:
+        self._share.charge(run, seconds)
+
+    def wakes(self) -> Wakes:
+        wakes, self._wakes = self._wakes, Wakes({}, {}, {})
+        return wakes
+
+    def waiting(self, task_class: TaskClass) -> int:
+        line = self._lines.get(task_class)
+        return line.count if line is not None else 0
+
+    def waiting_classes(self) -> Iterable[TaskClass]:
+        return [line.task_class for line in self._lines.values() if line.count]
+
+    def why(self, task: Task) -> str:
+        queue = task.place
+        if isinstance(queue, GroupQueue) and queue.owner is not None and queue.group.keep_together:
+            return f"waiting for slot {queue.owner}, to which its group {queue.group.name!r} is kept"
+        return "waiting for a free slot: all workers that could run it are busy"
+
+    # Choosing --------------------------------------------------------------------------------------------------
+
+    def choose(self, slot: Slot, room_s: float, room_tasks: int) -> Choice:
+        tasks: list[Task] = []
+        is_empty = not slot.leases
+        taken_s = 0.0
+        while room_tasks > len(tasks):
+            queue, hold = self._best(slot, is_empty=is_empty and not tasks)
+            if hold is not None:
+                if tasks:
+                    break
+                return Choice(hold=hold)
+            if queue is None:
+                break
+            line = queue.line
+            limit_s = min(room_s, taken_s + self._fair_part_s(line))
+            if tasks and taken_s >= limit_s:
+                break
+            queue = self._enter(queue, slot)
+            if line.task_class.requirements.reserves:
+                self._take(queue, tasks, 1, 0.0, 0.0)
+                line.holders.pop(slot.worker, None)
+                self._release_holders(line)
+                break
+            taken_s = self._take(queue, tasks, room_tasks, limit_s, taken_s)
+            if taken_s >= limit_s:
+                break
+        return Choice(tasks)
+
+    def _fair_part_s(self, line: ClassLine) -> float:
+        """Guided self-scheduling: large portions first, single tasks at the end, so that all slots end together."""
+        slots = self._placement.eligible_slots(line.task_class)
+        return line.expected_s / (2 * max(1, slots))
+
+    def _take(self, queue: GroupQueue, tasks: list[Task], room_tasks: int, limit_s: float, taken_s: float) -> float:
+        """Move tasks from the queue's front to ``tasks``: at least one, then while below the limits."""
+        predict_s, waiting = self._predict_s, queue.tasks
+        first = True
+        while waiting and len(tasks) < room_tasks and (first or taken_s < limit_s):
+            task = waiting.popleft()
+            if task.place is not queue:
+                continue
+            self._left(queue, task)
+            queue.before = task
+            tasks.append(task)
+            taken_s += predict_s(task)
+            first = False
+        return taken_s
+
+    def _best(self, slot: Slot, *, is_empty: bool) -> tuple[GroupQueue | None, TaskClass | None]:
+        """The group to take from next, or the class for which the slot (or its whole worker) should run dry."""
+        worker, placement = slot.worker, self._placement
+        found: list[tuple[GroupQueue, bool]] = []
+        for line in self._lines.values():
+            task_class = line.task_class
+            if not line.count or not placement.is_eligible(task_class, worker):
+                continue
+            requirements = task_class.requirements
+            holds = False
+            if requirements.reserves:
+                if not placement.can_reserve(worker, requirements):
+                    continue
+                holds = not is_empty or (requirements.alone and worker.lease_count > 0)
+                if holds and not self._may_hold(line, slot):
+                    continue
+            queue = self._best_group(line, slot)
+            if queue is not None:
+                found.append((queue, holds))
+        if not found:
+            return None, None
+        best, holds = found[0] if len(found) == 1 else self._first(found, slot)
+        task_class = best.line.task_class
+        if not holds:
+            return best, None
+        if task_class.requirements.alone:
+            best.line.holders[worker] = None
+        return None, task_class
+
+    def _first(self, found: list[tuple[GroupQueue, bool]], slot: Slot) -> tuple[GroupQueue, bool]:
+        """Of the best groups of several classes the one whose turn it is."""
+        ranks = [(-queue.priority, not self._placement.is_scarce(queue.line.task_class)) for queue, _ in found]
+        top = min(ranks)
+        level = [candidate for candidate, rank in zip(found, ranks, strict=True) if rank == top]
+        current = self._current.get(slot)
+        turns = self._share.turns(
+            {queue.line.task_class.run: None for queue, _ in level},
+            current.line.task_class.run if any(queue is current for queue, _ in level) and current else None,
+        )
+
+        def turn(candidate: tuple[GroupQueue, bool]) -> tuple[float | bool, ...]:
+            queue = candidate[0]
+            task_class = queue.line.task_class
+            return *turns[task_class.run], task_class.requirements.alone, queue is not current, *queue.key[1:]
+
+        return min(level, key=turn)
+
+    def _may_hold(self, line: ClassLine, slot: Slot) -> bool:
+        """One slot of a worker runs dry at a time, and no more workers than there are tasks that want one alone."""
+        worker = slot.worker
+        if line.task_class.requirements.alone:
+            return worker in line.holders or len(line.holders) < line.count
+        return worker.holding in (None, slot)
+
+    def _best_group(self, line: ClassLine, slot: Slot) -> GroupQueue | None:
+        own, current = None, self._current.get(slot)
+        for queue in self._owned.get(slot, ()):
+            if queue.line is line and queue.count:
+                rank = (queue.priority, queue is current)
+                if own is None or rank > (own.priority, own is current):
+                    own = queue
+        fresh = line.best_fresh()
+        if own is not None and (fresh is None or own.priority >= fresh.priority):
+            return own
+        active = line.best_active()
+        if active is not None and not _is_worth_dividing(active):
+            active = None
+        if fresh is None or (active is not None and active.priority > fresh.priority):
+            return active
+        return fresh
+
+    # Groups ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, queue: GroupQueue, slot: Slot) -> GroupQueue:
+        """The part of the group that the slot now works on: all of it, or the far half of another slot's group."""
+        if queue.owner is slot:
+            self._current[slot] = queue
+            return queue
+        if queue.owner is not None and queue.count > 1:
+            queue = self._split(queue)
+        elif queue.owner is not None:
+            self._owned[queue.owner].pop(queue, None)
+        queue.owner = slot
+        self._current[slot] = queue
+        self._owned.setdefault(slot, {})[queue] = None
+        if queue.group.keep_together:
+            self._pins[queue.group] = slot
+            self._pinned.setdefault(slot, {})[queue.group] = None
+        else:
+            queue.push()
+        return queue
+
+    def _split(self, queue: GroupQueue) -> GroupQueue:
+        line = queue.line
+        far = GroupQueue(line, queue.group, queue.durations, queue.priority, self._next())
+        half_s = queue.expected_s / 2
+        moved_s = 0.0
+        while queue.count > 1 and (not far.count or moved_s < half_s):
+            task = queue.tasks.pop()
+            if task.place is not queue:
+                continue
+            task_s = self._predict_s(task)
+            if far.count and moved_s + task_s > half_s + task_s / 2:
+                queue.tasks.append(task)
+                break
+            moved_s += task_s
+            queue.adjust(task.spec.expected_s, -1)
+            far.tasks.appendleft(task)
+            task.place = far
+            far.adjust(task.spec.expected_s, 1)
+        self._heal_class(queue, far)
+        if queue.count:
+            queue.push()
+        return far
+
+    def _heal_class(self, queue: GroupQueue, far: GroupQueue) -> None:
+        """If the cut goes through a class, move it to the nearer end of that class that leaves both sides something."""
+        last, first = queue.last(), far.first()
+        if last is None or first is None or not is_same_class(last, first):
+            return
+        in_far = sum(is_same_class(last, task) for task in far.tasks)
+        in_queue = sum(is_same_class(first, task) for task in queue.tasks if task.place is queue)
+        if in_far < far.count and (in_far <= in_queue or in_queue == queue.count):
+            for _ in range(in_far):
+                first = far.tasks.popleft()
+                _move(first, far, queue)
+                queue.tasks.append(first)
+        elif in_queue < queue.count:
+            for _ in range(in_queue):
+                last = queue.last()
+                assert last is not None
+                queue.tasks.pop()
+                _move(last, queue, far)
+                far.tasks.appendleft(last)
+
+    def _queue_for(self, task: Task, apart: bool) -> GroupQueue:
+        line = self._lines.get(task.task_class)
+        if line is None:
+            line = self._lines[task.task_class] = ClassLine(task.task_class)
+        if apart:
+            return GroupQueue(line, TaskGroup(task.group.name), task.group.durations, task.priority, self._next())
+        key = (id(task.group), task.priority)
+        queue = line.groups.get(key)
+        if queue is None:
+            queue = GroupQueue(line, task.group, task.group.durations, task.priority, self._next())
+            line.groups[key] = queue
+        if not queue.count:
+            self._take_up(queue, task)
+        return queue
+
+    def _take_up(self, queue: GroupQueue, task: Task) -> None:
+        """An empty group is filled again: it belongs to nobody, or to the slot that it is kept on."""
+        if queue.owner is not None:
+            self._owned.get(queue.owner, {}).pop(queue, None)
+            queue.owner = None
+        queue.tasks.clear()
+        pin = self._pins.get(queue.group)
+        if pin is not None and pin.worker.worker_id not in task.lacking:
+            queue.owner = pin
+            self._owned.setdefault(pin, {})[queue] = None
+
+    def _close(self, queue: GroupQueue) -> None:
+        queue.close()
+        if queue.owner is not None:
+            self._owned.get(queue.owner, {}).pop(queue, None)
+
+    def _left(self, queue: GroupQueue, task: Task) -> None:
+        """The task is no longer queued here."""
+        task.place = None
+        queue.adjust(task.spec.expected_s, -1)
+        if not queue.count and queue.owner is not None and not queue.group.keep_together:
+            self._owned.get(queue.owner, {}).pop(queue, None)
+
+    def _release_holders(self, line: ClassLine) -> None:
+        while len(line.holders) > line.count:
+            self._wakes.workers[line.holders.popitem()[0]] = None
+
+    def _long_tasks(self, tasks: Sequence[Task]) -> Callable[[Task], bool] | None:
+        """Which of these start early and apart: a large part of all the work, in a group too large for one slot."""
+        slots = self._placement.accepting_slots
+        ideal_s = sum(task.spec.expected_s or 0.0 for task in tasks) / max(1, slots)
+        long_s = max(LONG_TASK_MIN_S, LONG_TASK_SHARE * ideal_s)
+        if slots < 2 or not any((task.spec.expected_s or 0.0) > long_s for task in tasks):
+            return None
+        group_s: dict[TaskGroup, float] = {}
+        for task in tasks:
+            group_s[task.group] = group_s.get(task.group, 0.0) + (task.spec.expected_s or 0.0)
+
+        def is_long(task: Task) -> bool:
+            expected_s = task.spec.expected_s or 0.0
+            return expected_s > long_s and group_s[task.group] > ideal_s and not task.group.keep_together
+
+        return is_long
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+
+def _is_worth_dividing(queue: GroupQueue) -> bool:
+    """False for the rest of a class with little work: whoever is in it finishes it."""
+    begun, last = queue.before or queue.first(), queue.last()
+    if begun is None or last is None or begun is last or not is_same_class(begun, last):
+        return True
+    return queue.expected_s >= 2 * WORTH_DIVIDING_S
+
+
+def _move(task: Task, source: GroupQueue, target: GroupQueue) -> None:
+    source.adjust(task.spec.expected_s, -1)
+    task.place = target
+    target.adjust(task.spec.expected_s, 1)

@@ -1,0 +1,24 @@
+"""What every test can rely on: no settings of the person or machine that runs it, and no deadline in property tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["pytester"]
+
+# A slow machine is no counterexample.
+settings.register_profile("fleetest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fleetest")
+
+_FOREIGN_PREFIXES = ("FLEETEST_", "PYTEST_XDIST_")
+_FOREIGN_NAMES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONPATH", "PYTHONHOME")
+
+
+@pytest.fixture(autouse=True)
+def _no_foreign_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name in _FOREIGN_NAMES or name.startswith(_FOREIGN_PREFIXES):
+            monkeypatch.delenv(name)

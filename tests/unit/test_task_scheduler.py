@@ -1,0 +1,521 @@
+"""What a slot gets next, and what it is told when nothing follows."""
+
+import math
+
+import pytest
+
+from fleetest.core import commands, events
+from fleetest.core.model import Capabilities, Limits, Requirements, Verdict, WorkerId
+from fleetest.core.requirements import parse_options
+from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
+
+FOREVER = Limits(heartbeat_interval_s=math.inf)
+GPU = Capabilities({"cuda": ("12.4",)}, {"gpus": 1.0, "cpus": 4.0})
+OLD_GPU = Capabilities({"cuda": ("11.8",)}, {"gpus": 1.0, "cpus": 4.0})
+PLAIN = Capabilities({}, {"cpus": 4.0})
+
+
+def needs(**options):
+    return parse_options(options).requirements
+
+
+@pytest.fixture
+def cluster():
+    return ScriptedCluster(FOREVER)
+
+
+def running(cluster):
+    """Task at the head of each slot."""
+    return {
+        (worker.worker_id, task.slot): task.task_id
+        for worker in cluster.state.snapshot().workers
+        for task in worker.running
+    }
+
+
+def work_off(cluster, duration_s=0.1, limit=1000):
+    """Finish whatever is at the head of each slot, in turn, until nothing is; returns (slot, task) in that order."""
+    done = []
+    while heads := running(cluster):
+        for slot, name in heads.items():
+            done.append((slot, name))
+            cluster.finish(name, duration_s=duration_s)
+            assert len(done) < limit, "no end"
+    return done
+
+
+# Order -------------------------------------------------------------------------------------------------------------
+
+
+def test_priority_then_submission(cluster):
+    cluster.join("w")
+    cluster.submit(
+        task("a", group="a"), task("b", group="b", priority=5), task("c", group="c"), task("d", group="d", priority=9)
+    )
+    assert [name for _, name in work_off(cluster)] == ["d", "b", "a", "c"]
+
+
+def test_the_priority_of_a_run_counts_for_its_tasks(cluster):
+    cluster.join("w")
+    cluster.submit(*(task(f"a{i}", expected_s=10.0) for i in range(9)), run="r1")
+    cluster.submit(task("b"), run="r2", priority=1)
+    assert [name for _, name in work_off(cluster)].index("b") == 2
+
+
+def test_what_nobody_can_run_holds_up_nothing(cluster):
+    cluster.join("w", capabilities=PLAIN)
+    cluster.submit(task("gpu", priority=9, requirements=needs(gpus=1)), task("a"))
+    assert cluster.queues == {("w", 0): ["a"]}
+    assert cluster.why("gpu") == "no live worker has gpus 1 (closest: worker w lacks gpus 1 (has 0))"
+    cluster.join("g", capabilities=GPU)
+    cluster.ready("g")
+    assert cluster.worker_of("gpu") == "g"
+
+
+def test_owners_share_the_fleet_fairly(cluster):
+    cluster.join("w")
+    cluster.submit(*(task(f"x{i}", group=f"x{i}", expected_s=10.0) for i in range(20)), run="x", owner="ann")
+    cluster.submit(*(task(f"y{i}", group=f"y{i}", expected_s=10.0) for i in range(10)), run="y", owner="bob")
+    cluster.submit(*(task(f"z{i}", group=f"z{i}", expected_s=10.0) for i in range(10)), run="z", owner="bob")
+    order = [name[0] for _, name in work_off(cluster, 10.0)][2:22]
+    assert 9 <= order.count("x") <= 11
+    assert 4 <= order.count("y") <= 6
+
+
+def test_a_newcomer_is_not_owed_the_past(cluster):
+    cluster.join("w")
+    cluster.submit(*(task(f"x{i}", group=f"x{i}", expected_s=10.0) for i in range(40)), run="x", owner="ann")
+    for _ in range(10):
+        cluster.finish(*running(cluster).values(), duration_s=10.0)
+    cluster.submit(*(task(f"y{i}", group=f"y{i}", expected_s=10.0) for i in range(20)), run="y", owner="bob")
+    order = [name[0] for _, name in work_off(cluster, 10.0)][2:22]
+    assert 8 <= order.count("y") <= 12
+
+
+def test_a_slot_stays_in_its_group_before_it_serves_the_poorer_owner(cluster):
+    cluster.join("w")
+    for owner in ("ann", "bob"):
+        cluster.submit(*(task(f"{owner}{i}", group="g", expected_s=1.0) for i in range(4)), run=owner, owner=owner)
+    order = [name[:3] for _, name in work_off(cluster, 1.0)]
+    assert order == ["ann"] * 4 + ["bob"] * 4
+
+
+def test_the_group_with_most_expected_work_starts_first(cluster):
+    cluster.join("w")
+    cluster.submit(
+        task("a1", group="a", expected_s=1),
+        task("b1", group="b", expected_s=2),
+        task("b2", group="b", expected_s=2),
+        task("c1", group="c", expected_s=3),
+    )
+    assert [name for _, name in work_off(cluster, 1.0)] == ["b1", "b2", "c1", "a1"]
+
+
+def test_a_very_long_task_starts_apart_from_its_group(cluster):
+    cluster.join("w", slots=2)
+    tasks = [task(f"a{i}", group="a", expected_s=0.5) for i in range(20)]
+    cluster.submit(*tasks, task("long", group="a", expected_s=20.0))
+    assert "long" in running(cluster).values()
+
+
+# Groups and locality -----------------------------------------------------------------------------------------------
+
+
+def test_a_group_is_worked_off_in_planned_order_by_one_slot(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"{group}{i}", group=group) for group in "abcd" for i in range(4)))
+    done = work_off(cluster)
+    slots = {}
+    for slot, name in done:
+        slots.setdefault(name[0], []).append((slot, int(name[1])))
+    whole = [group for group, places in slots.items() if len({slot for slot, _ in places}) == 1]
+    assert len(whole) >= 3, slots
+    for group in whole:
+        assert [number for _, number in slots[group]] == [0, 1, 2, 3]
+
+
+def test_an_idle_slot_helps_the_largest_group_from_its_far_end(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"{i:02}", group="a", expected_s=1.0) for i in range(20)))
+    done = work_off(cluster, 1.0)
+    first = [name for slot, name in done if slot == ("w", 0)]
+    second = [name for slot, name in done if slot == ("w", 1)]
+    assert first[0] == "00"
+    assert second[0] == "10"
+    assert len(first) == len(second) == 10
+
+
+def test_the_group_with_most_work_left_is_helped_not_the_one_that_was_largest(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(
+        *(task(f"a{i:02}", group="a", expected_s=1.0) for i in range(20)),
+        *(task(f"b{i:02}", group="b", expected_s=1.0) for i in range(12)),
+    )
+    slot_of_a = next(slot for slot, queue in cluster.queues.items() if queue[0] == "a00")
+    for _ in range(15):
+        cluster.finish(running(cluster)[slot_of_a], duration_s=1.0)
+    cluster.join("v")
+    cluster.ready("v")
+    assert cluster.queues["v", 0][0][0] == "b"
+
+
+def test_a_group_that_is_kept_together_stays_on_one_slot(cluster):
+    cluster.join("w", slots=3)
+    cluster.submit(*(task(f"{i}", group="g", keep_together=True) for i in range(9)))
+    done = work_off(cluster)
+    assert len({slot for slot, _ in done}) == 1
+    assert [name for _, name in done] == [str(i) for i in range(9)]
+
+
+def test_a_retry_of_a_kept_group_stays_on_its_slot(cluster):
+    cluster.join("w1")
+    cluster.join("w2")
+    cluster.submit(*(task(f"{i}", group="g", keep_together=True, retries=1) for i in range(3)))
+    worker = cluster.worker_of("0")
+    cluster.finish("0", verdict=Verdict.FAILED)
+    cluster.finish("1", "2")
+    assert cluster.worker_of("0") == worker
+    assert cluster.leases["0"].attempt == 2
+
+
+def test_the_slot_of_a_kept_group_is_woken_when_more_of_it_is_ready(cluster):
+    cluster.join("w1")
+    cluster.join("w2")
+    cluster.apply(events.RunSubmitted(RUN))
+    for worker in ("w1", "w2"):
+        cluster.ready(worker)
+    cluster.plan(
+        task("a", group="g", keep_together=True),
+        task("other", group="h", expected_s=5.0),
+        task("b", group="g", keep_together=True, depends_on=["other"]),
+    )
+    worker = cluster.worker_of("a")
+    assert cluster.worker_of("other") != worker
+    cluster.finish("a")
+    cluster.finish("other")
+    assert cluster.worker_of("b") == worker
+
+
+def test_a_kept_group_that_wants_its_worker_alone_waits_for_the_other_slots(cluster):
+    cluster.join("w", slots=2)
+    alone = Requirements(alone=True)
+    cluster.submit(*(task(f"a{i}", group="g", keep_together=True, requirements=alone) for i in range(2)))
+    assert list(running(cluster).values()) == ["a0"]
+    cluster.submit(task("b0", group="0"), task("b1", group="1"), run="other", priority=5)
+    cluster.finish("a0")
+    assert set(running(cluster).values()) == {"b0", "b1"}
+    first = running(cluster)["w", 0]
+    cluster.finish(first)
+    assert "a1" not in cluster.leases
+    assert cluster.why("a1") == "waiting for worker w to have nothing else running"
+    cluster.finish(*running(cluster).values())
+    assert running(cluster) == {("w", 0): "a1"}
+
+
+def test_a_kept_group_moves_when_its_worker_is_lost(cluster):
+    cluster.join("w1")
+    cluster.join("w2")
+    cluster.submit(*(task(f"{i}", group="g", keep_together=True, expected_s=1.0) for i in range(6)))
+    worker = cluster.worker_of("0")
+    cluster.finish("0")
+    cluster.disconnect(worker, dead=True)
+    done = work_off(cluster)
+    assert [name for _, name in done] == ["1", "2", "3", "4", "5"]
+    assert {slot[0] for slot, _ in done} == {"w1", "w2"} - {worker}
+
+
+def test_a_kept_group_runs_where_all_of_it_can(cluster):
+    cluster.join("p", capabilities=PLAIN)
+    cluster.join("g", capabilities=GPU)
+    cluster.submit(
+        task("a", group="g", keep_together=True),
+        task("b", group="g", keep_together=True, requirements=needs(requires="cuda>=12")),
+    )
+    assert {cluster.worker_of(name) for name in ("a", "b")} == {"g"}
+
+
+# Portions ----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_tasks_come_in_small_grants_and_fast_ones_in_hundreds():
+    cluster = ScriptedCluster(FOREVER)
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"{i}", group="a") for i in range(5000)))
+    first = cluster.all(commands.GrantLeases)
+    assert all(len(grant.leases) <= 5 for grant in first)
+    for slot in (0, 1):
+        cluster.finish(*list(cluster.queues["w", slot]), duration_s=0.0003)
+    largest = max(len(grant.leases) for grant in cluster.all(commands.GrantLeases))
+    assert largest >= 200
+
+
+def test_a_queue_is_filled_when_half_of_it_is_gone():
+    cluster = ScriptedCluster(FOREVER)
+    cluster.join("w")
+    cluster.submit(*(task(f"{i:03}", group="a", expected_s=0.02) for i in range(400)))
+    first = list(cluster.queues["w", 0])
+    assert len(first) == 20
+    cluster.finish(*first[:10])
+    assert len(cluster.all(commands.GrantLeases)) <= 3
+    cluster.finish(*first[10:12])
+    assert len(cluster.queues["w", 0]) >= 30
+
+
+def test_one_grant_per_slot_and_event(cluster):
+    cluster.join("w", slots=2)
+    emitted = cluster.submit(*(task(f"{i}", group=f"g{i}") for i in range(100)))
+    slots = [command.slot for command in emitted if isinstance(command, commands.GrantLeases)]
+    assert sorted(slots) == [0, 1]
+
+
+def test_few_tasks_are_spread_before_they_are_stacked(cluster):
+    cluster.join("w", slots=4)
+    cluster.submit(*(task(f"{i}", group="a") for i in range(4)))
+    assert sorted(len(queue) for queue in cluster.queues.values()) == [1, 1, 1, 1]
+
+
+def test_long_tests_have_one_successor_each(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"{i}", group="a", expected_s=10.0) for i in range(8)))
+    assert {slot: len(queue) for slot, queue in cluster.queues.items()} == {("w", 0): 2, ("w", 1): 2}
+
+
+# Idle --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_slot_is_told_once(cluster):
+    assert cluster.join("w", slots=2) == [commands.SlotIdle("w", 0), commands.SlotIdle("w", 1)]
+    assert cluster.apply(events.DeadlineReached()) == []
+
+
+def test_idle_is_said_right_after_the_last_lease(cluster):
+    cluster.join("w")
+    emitted = cluster.submit(task("a"), task("b"))
+    assert isinstance(emitted[-1], commands.SlotIdle)
+    assert not any(isinstance(command, commands.SlotIdle) for command in cluster.finish("a"))
+    assert not any(isinstance(command, commands.SlotIdle) for command in cluster.finish("b"))
+
+
+def test_idle_is_not_said_while_more_is_to_come(cluster):
+    cluster.join("w")
+    emitted = cluster.submit(*(task(f"{i}") for i in range(50)))
+    assert not any(isinstance(command, commands.SlotIdle) for command in emitted)
+
+
+def test_idle_is_said_again_after_another_grant(cluster):
+    cluster.join("w")
+    cluster.submit(task("a"), run="r1")
+    before = len(cluster.all(commands.SlotIdle))
+    cluster.submit(task("b"), run="r2")
+    assert len(cluster.all(commands.SlotIdle)) == before + 1
+
+
+# Reservations ------------------------------------------------------------------------------------------------------
+
+
+def test_resources_are_reserved_while_a_task_runs(cluster):
+    cluster.join("g", slots=3, capabilities=GPU)
+    cluster.submit(*(task(f"{i}", requirements=needs(gpus=1)) for i in range(3)))
+    assert list(running(cluster).values()) == ["0"]
+    assert commands.SlotIdle("g", 0) in cluster.emitted
+    waiting = next(name for name in ("1", "2") if name not in cluster.leases)
+    assert cluster.why(waiting) == "waiting for gpus on g (needs 1, 0 free)"
+    assert [name for _, name in work_off(cluster)] == ["0", "1", "2"]
+
+
+def test_a_reserving_task_gets_a_slot_although_plain_work_never_ends(cluster):
+    cluster.join("g", slots=2, capabilities=GPU)
+    cluster.submit(*(task(f"{i}", group="a", expected_s=0.1) for i in range(200)))
+    cluster.submit(task("gpu", requirements=needs(gpus=1)), run="other")
+    for _ in range(90):
+        cluster.finish(*running(cluster).values())
+        if "gpu" in cluster.leases:
+            break
+    assert "gpu" in cluster.leases
+    assert len(cluster.verdicts()) < 150
+
+
+def test_one_slot_after_the_other_runs_dry_for_reserving_tasks(cluster):
+    two = Capabilities({}, {"gpus": 2.0})
+    cluster.join("g", slots=2, capabilities=two)
+    cluster.submit(*(task(f"{i}", group=f"{i}", expected_s=1.0) for i in range(40)))
+    cluster.submit(*(task(f"gpu{i}", requirements=needs(gpus=1)) for i in range(2)), run="other", priority=1)
+    for _ in range(8):
+        cluster.finish(*(name for name in running(cluster).values() if not name.startswith("gpu")), duration_s=1.0)
+    assert set(running(cluster).values()) == {"gpu0", "gpu1"}
+
+
+def test_a_lock_holds_across_the_fleet(cluster):
+    cluster.join("w1", slots=2)
+    cluster.join("w2", slots=2)
+    cluster.submit(*(task(f"{i}", group=f"{i}", requirements=needs(lock="db")) for i in range(4)), task("plain"))
+    locked = [name for name in running(cluster).values() if name != "plain"]
+    assert len(locked) == 1
+    waiting = next(str(i) for i in range(4) if str(i) not in cluster.leases)
+    assert cluster.why(waiting) == f"waiting for lock 'db' (held by task {locked[0]!r})"
+    cluster.finish(locked[0])
+    assert len([name for name in running(cluster).values() if name != "plain"]) == 1
+    assert len(work_off(cluster)) == 4
+
+
+def test_a_task_alone_has_its_worker_for_itself_and_comes_last(cluster):
+    cluster.join("w", slots=3)
+    cluster.submit(
+        task("alone", requirements=Requirements(alone=True)), *(task(f"{i}", group=f"{i}") for i in range(9))
+    )
+    done = []
+    while heads := list(running(cluster).values()):
+        done += heads
+        cluster.finish(*heads)
+        if "alone" in heads:
+            assert heads == ["alone"]
+    assert done[-1] == "alone"
+
+
+def test_a_worker_is_held_back_for_a_task_of_higher_priority_that_wants_it_alone(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"{i}", group=f"{i}", expected_s=1.0) for i in range(50)))
+    cluster.submit(task("alone", requirements=Requirements(alone=True), priority=1), run="other")
+    for _ in range(10):
+        if "alone" in cluster.leases:
+            break
+        cluster.finish(*running(cluster).values(), duration_s=1.0)
+    assert list(running(cluster).values()) == ["alone"]
+    cluster.finish("alone")
+    assert len(running(cluster)) == 2
+
+
+def test_no_more_workers_are_held_back_than_there_are_tasks_that_want_one_alone(cluster):
+    cluster.join("w1")
+    cluster.join("w2")
+    cluster.submit(*(task(f"{i}", group=f"{i}", expected_s=1.0) for i in range(40)))
+    cluster.submit(task("alone", requirements=Requirements(alone=True), priority=1), run="other")
+    for _ in range(6):
+        assert running(cluster)
+        cluster.finish(*running(cluster).values(), duration_s=1.0)
+    assert "alone" in cluster.leases
+    done = {name for name in cluster.verdicts() if name != "alone"}
+    assert len(done) >= 8
+
+
+def test_a_held_back_worker_goes_on_when_the_reason_is_gone(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"{i}", group=f"{i}", expected_s=1.0) for i in range(20)))
+    cluster.submit(task("alone", requirements=Requirements(alone=True), priority=1), run="other")
+    while len(cluster.queues["w", 0]) > len([name for name in cluster.queues["w", 0] if name in cluster.verdicts()]):
+        cluster.finish(running(cluster)["w", 0], duration_s=1.0)
+    assert ("w", 0) not in running(cluster)
+    cluster.cancel(run="other")
+    assert ("w", 0) in running(cluster)
+
+
+def test_a_held_back_worker_goes_on_when_another_takes_the_task(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"{i}", group=f"{i}", expected_s=1.0) for i in range(20)))
+    cluster.submit(task("alone", requirements=Requirements(alone=True), priority=1), run="other")
+    while ("w", 0) in running(cluster):
+        cluster.finish(running(cluster)["w", 0], duration_s=1.0)
+    cluster.join("v")
+    cluster.ready("v", run="other")
+    assert cluster.worker_of("alone") == "v"
+    assert ("w", 0) in running(cluster)
+
+
+# Scarcity ----------------------------------------------------------------------------------------------------------
+
+
+def test_plain_work_goes_to_the_least_special_worker(cluster):
+    cluster.join("g", capabilities=GPU)
+    cluster.join("p", capabilities=PLAIN)
+    cluster.submit(task("x", requirements=needs(gpus=1)), run="warm")
+    cluster.finish("x")
+    cluster.apply(events.RunSubmitted(RUN))
+    for worker in ("g", "p"):
+        cluster.ready(worker)
+    cluster.plan(task("a"))
+    assert cluster.worker_of("a") == "p"
+
+
+def test_a_scarce_worker_takes_first_what_only_it_can_do(cluster):
+    cluster.apply(events.RunSubmitted(RUN))
+    cluster.plan(
+        *(task(f"{i}", expected_s=5.0) for i in range(5)), task("gpu", requirements=needs(requires="cuda>=12"))
+    )
+    cluster.join("p", capabilities=PLAIN)
+    cluster.ready("p")
+    cluster.join("g", capabilities=GPU)
+    cluster.ready("g")
+    assert running(cluster)["g", 0] == "gpu"
+
+
+# Why ---------------------------------------------------------------------------------------------------------------
+
+
+def test_why_names_the_closest_worker(cluster):
+    cluster.join("p", capabilities=PLAIN)
+    cluster.join("g", capabilities=OLD_GPU)
+    cluster.submit(task("a", requirements=needs(requires="cuda>=12")))
+    assert cluster.why("a") == ("no live worker has cuda>=12 (closest: worker g lacks cuda>=12 (has 11.8))")
+
+
+def test_why_all_together(cluster):
+    cluster.join("p", capabilities=Capabilities({"os": ("linux",)}))
+    cluster.join("g", capabilities=Capabilities({"cuda": ("12.4",)}))
+    cluster.submit(task("a", requirements=needs(requires="cuda>=12, os=linux")))
+    assert cluster.why("a").startswith("no live worker has all of cuda>=12, os=linux (closest: worker ")
+
+
+def test_why_busy_next_and_running(cluster):
+    cluster.join("w")
+    cluster.submit(*(task(f"{i}", expected_s=10.0) for i in range(3)))
+    cluster.start("0")
+    assert cluster.why("0") == "running on w/0, attempt 1"
+    assert cluster.why("1") == "next on w/0, attempt 1"
+    assert cluster.why("2") == "waiting for a free slot: all workers that could run it are busy"
+
+
+def test_why_unavailable(cluster):
+    cluster.join("w1")
+    cluster.join("w2", capabilities=GPU)
+    cluster.submit(task("a", requirements=needs(gpus=1)), ready=False)
+    cluster.ready("w1")
+    cluster.apply(events.SuiteUnavailable(WorkerId("w2"), RUN, "", "no such directory"))
+    assert cluster.why("a") == "no worker that fits can execute its suite: no such directory"
+
+
+# Classes -----------------------------------------------------------------------------------------------------------
+
+
+def slots_by_class(done):
+    """Which slots executed tests of each class of ``t.py::Class::test``."""
+    slots = {}
+    for slot, name in done:
+        slots.setdefault(name.rpartition("::")[0], set()).add(slot)
+    return slots
+
+
+@pytest.mark.parametrize("slots", [2, 3, 8])
+@pytest.mark.parametrize("expected_s", [None, 0.001, 0.05])
+def test_a_small_class_is_never_divided(cluster, slots, expected_s):
+    cluster.join("w", slots=slots)
+    names = [f"t.py::{scope}::test_{n}[a::b-{n}]" for scope in ("A", "B", "C", "D", "E") for n in range(3)]
+    cluster.submit(*(task(name, group="t.py", expected_s=expected_s) for name in names))
+    by_class = {}
+    for slot, name in work_off(cluster, duration_s=expected_s or 0.05):
+        by_class.setdefault(name.split("::")[1], set()).add(slot)
+    assert all(len(used) == 1 for used in by_class.values()), by_class
+    assert len(set().union(*by_class.values())) > 1
+
+
+def test_a_class_of_much_work_is_divided(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"t.py::A::test_{n}", group="t.py", expected_s=1.0) for n in range(20)))
+    [used] = slots_by_class(work_off(cluster, duration_s=1.0)).values()
+    assert len(used) == 2
+
+
+def test_functions_of_a_file_are_divided_anywhere(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(*(task(f"t.py::test_{n}", group="t.py", expected_s=0.1) for n in range(6)))
+    done = work_off(cluster)
+    assert sorted(sum(slot == ("w", which) for slot, _ in done) for which in (0, 1)) == [3, 3]
