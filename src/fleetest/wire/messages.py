@@ -22,7 +22,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True,
 # What is to be run ---------------------------------------------------------------------------------------------
 
 
-class PytestSuite(Message):
+class PytestSuite(Message, frozen=True):
     """pytest arguments, executed in ``directory`` by ``python`` (None: the worker's own ``--python``)."""
 
     name: str = ""
@@ -42,7 +42,7 @@ class PytestSuite(Message):
     priority: int = 0
 
 
-class CommandSpec(Message):
+class CommandSpec(Message, frozen=True):
     """One command line that is a test."""
 
     name: str
@@ -55,7 +55,7 @@ class CommandSpec(Message):
     """Glob patterns relative to ``directory``; matches are copied to the run's artifact directory."""
 
 
-class CommandSuite(Message):
+class CommandSuite(Message, frozen=True):
     """Commands; their tasks come with the submission, nothing is collected."""
 
     name: str = ""
@@ -82,7 +82,7 @@ class ItemInfo(msgspec.Struct, frozen=True, array_like=True):
 # Worker -> coordinator -----------------------------------------------------------------------------------------
 
 
-class WorkerHello(Message):
+class WorkerHello(Message, frozen=True):
     version: int
     name: str
     session: str
@@ -91,9 +91,11 @@ class WorkerHello(Message):
     capabilities: Capabilities
     host: str = ""
     held_leases: tuple[LeaseId, ...] = ()
+    runs: tuple[RunId, ...] = ()
+    """What it has processes for; some of it may have ended while it had no link."""
 
 
-class SuiteCollected(Message):
+class SuiteCollected(Message, frozen=True):
     """``fingerprint`` is a hash over the ordered ids. Tasks and items are sent only when asked for by SendPlan."""
 
     run_id: RunId
@@ -102,7 +104,7 @@ class SuiteCollected(Message):
     count: int
 
 
-class SuitePlan(Message):
+class SuitePlan(Message, frozen=True):
     """Answer to SendPlan: the whole collection."""
 
     run_id: RunId
@@ -115,8 +117,8 @@ class SuitePlan(Message):
     """What pytest_report_collectionfinish hooks returned where it was collected."""
 
 
-class CollectionReports(Message):
-    """Failed and skipped collect reports and warnings from collection, serialised by pytest; opaque until the client."""
+class CollectionReports(Message, frozen=True):
+    """Failed and skipped collect reports and warnings from collection, serialised by pytest; opaque on the way."""
 
     run_id: RunId
     suite: str
@@ -124,7 +126,7 @@ class CollectionReports(Message):
     warnings: tuple[bytes, ...] = ()
 
 
-class SuiteFailed(Message):
+class SuiteFailed(Message, frozen=True):
     """Collection ended without a plan.
 
     ``kind``: ``usage_error`` | ``exit`` | ``interrupted`` | ``internal_error`` | ``collection_errors`` |
@@ -136,35 +138,39 @@ class SuiteFailed(Message):
     kind: str
     text: str = ""
     exit_status: int | None = None
+    collected: int = 0
+    """Items that were collected before or beside the errors."""
 
 
-class AttemptsStarted(Message):
+class AttemptsStarted(Message, frozen=True):
     leases: tuple[tuple[LeaseId, float], ...]
     """(lease, wall time of the start)."""
 
 
-class AttemptsFinished(Message):
+class AttemptsFinished(Message, frozen=True):
     results: list[AttemptResult]
 
 
-class LeasesReturned(Message):
+class LeasesReturned(Message, frozen=True):
     lease_ids: tuple[LeaseId, ...]
     not_collectable: bool = False
 
 
-class InfrastructureFailed(Message):
+class InfrastructureFailed(Message, frozen=True):
     lease_ids: tuple[LeaseId, ...]
     reason: str
+    has_started: bool = False
+    """These tests were running, whether or not AttemptsStarted said so."""
 
 
-class RunWarnings(Message):
+class RunWarnings(Message, frozen=True):
     """pytest warnings from tests, serialised; opaque until the client."""
 
     run_id: RunId
     warnings: tuple[bytes, ...]
 
 
-class RunOutput(Message):
+class RunOutput(Message, frozen=True):
     """What user code wrote past pytest's capture (``-s``, conftest at import): to be shown as it is."""
 
     run_id: RunId
@@ -172,15 +178,15 @@ class RunOutput(Message):
     text: str
 
 
-class RunNotice(Message):
+class RunNotice(Message, frozen=True):
     """One line for the user, said once per run: why runners are spawned instead of forked, and the like."""
 
     run_id: RunId
     text: str
 
 
-class ExitRequested(Message):
-    """A test called pytest.exit (``kind`` exit), raised KeyboardInterrupt (interrupted) or broke pytest (internal_error)."""
+class ExitRequested(Message, frozen=True):
+    """A test called pytest.exit (``kind`` exit), raised KeyboardInterrupt (interrupted) or broke pytest."""
 
     run_id: RunId
     kind: str
@@ -188,7 +194,7 @@ class ExitRequested(Message):
     exit_status: int | None = None
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """Full state of the worker: level-triggered, so that a lost message costs one interval."""
 
     held_leases: tuple[LeaseId, ...] = ()
@@ -196,11 +202,11 @@ class Heartbeat(Message):
     memory_available_bytes: int = 0
 
 
-class Draining(Message):
+class Draining(Message, frozen=True):
     pass
 
 
-class Goodbye(Message):
+class Goodbye(Message, frozen=True):
     reason: str = ""
 
 
@@ -226,7 +232,7 @@ WorkerMessage: TypeAlias = (
 # Coordinator -> worker -----------------------------------------------------------------------------------------
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     version: int
     epoch: int
     heartbeat_interval_s: float
@@ -234,41 +240,41 @@ class Welcome(Message):
     """The name under which the coordinator lists this worker; None on a client link."""
 
 
-class PrepareRun(Message):
+class PrepareRun(Message, frozen=True):
     run_id: RunId
     suites: tuple[Suite, ...]
     first_runner: int
     runner_count: int
 
 
-class SendPlan(Message):
+class SendPlan(Message, frozen=True):
     run_id: RunId
     suite: str
 
 
-class GrantLeases(Message):
+class GrantLeases(Message, frozen=True):
     slot: int
     leases: tuple[Lease, ...]
 
 
-class SlotIdle(Message):
+class SlotIdle(Message, frozen=True):
     slot: int
 
 
-class RevokeLeases(Message):
+class RevokeLeases(Message, frozen=True):
     lease_ids: tuple[LeaseId, ...]
 
 
-class KillLeases(Message):
+class KillLeases(Message, frozen=True):
     lease_ids: tuple[LeaseId, ...]
     reason: str
 
 
-class EndRun(Message):
+class EndRun(Message, frozen=True):
     run_id: RunId
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """The coordinator will close the link: wrong version, replaced by a newer session, draining."""
 
     reason: str
@@ -281,11 +287,11 @@ CoordinatorMessage: TypeAlias = (
 # Client -> coordinator -----------------------------------------------------------------------------------------
 
 
-class ClientHello(Message):
+class ClientHello(Message, frozen=True):
     version: int
 
 
-class SubmitRun(Message):
+class SubmitRun(Message, frozen=True):
     run_id: RunId
     """32 hex digits chosen by the client; also pytest-xdist's test run uid."""
     suites: tuple[Suite, ...]
@@ -295,7 +301,7 @@ class SubmitRun(Message):
     """The command line as the user typed it, for history."""
 
 
-class CancelRun(Message):
+class CancelRun(Message, frozen=True):
     run_id: RunId
     reason: str
     kill: bool = False
@@ -307,19 +313,19 @@ ClientMessage: TypeAlias = ClientHello | SubmitRun | CancelRun | Heartbeat | Goo
 # Coordinator -> client -----------------------------------------------------------------------------------------
 
 
-class RunAccepted(Message):
+class RunAccepted(Message, frozen=True):
     run_id: RunId
     workers: tuple[str, ...] = ()
     slots: int = 0
 
 
-class FleetChanged(Message):
-    """Workers (name, slots) now serving; sent when it changes."""
+class FleetChanged(Message, frozen=True):
+    """Workers (name, slots) now serving; sent after Welcome and when it changes."""
 
     workers: tuple[tuple[str, int], ...]
 
 
-class TasksStarted(Message):
+class TasksStarted(Message, frozen=True):
     run_id: RunId
     tasks: tuple[tuple[TaskId, int, str, str], ...]
     """(task, attempt, worker, runner id such as ``gw3``)."""
@@ -339,12 +345,12 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     reason: str = ""
 
 
-class TasksFinished(Message):
+class TasksFinished(Message, frozen=True):
     run_id: RunId
     outcomes: list[Outcome]
 
 
-class RunFinished(Message):
+class RunFinished(Message, frozen=True):
     run_id: RunId
     counts: dict[str, int]
 

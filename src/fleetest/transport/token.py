@@ -1,0 +1,84 @@
+"""The token: the one secret of a fleet, a file that only its owner can read. It is never printed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from fleetest.errors import ExitStatus, UserError
+
+TOKEN_NAME = "token"
+_FORM = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
+
+
+def ensure_token(data_directory: Path) -> Path:
+    """The data directory's token file; both are made if they are not there. Raises UserError if unsafe."""
+    try:
+        data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = os.stat(data_directory)
+    except OSError as error:
+        raise UserError(f"cannot make the data directory {data_directory}: {error.strerror}") from error
+    if directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _refused(f"others can write to the data directory {data_directory}", f"chmod go-w {data_directory}")
+    path = data_directory / TOKEN_NAME
+    if not os.path.lexists(path):
+        _create(path)
+    read_token(path)
+    return path
+
+
+def read_token(path: Path) -> str:
+    """The token in ``path``. Raises UserError if it is missing, or if anybody else could know or change it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _refused(f"the token file {path} is a symbolic link", "give the file itself") from error
+        if error.errno == errno.ENOENT:
+            message = (
+                f"no token file at {path}: give the coordinator's with --token-file or FLEETEST_TOKEN_FILE,"
+                " or its data directory with --data"
+            )
+            raise UserError(message, ExitStatus.REFUSED) from error
+        raise UserError(f"cannot read the token file {path}: {error.strerror}", ExitStatus.REFUSED) from error
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise _refused(f"the token file {path} is not a regular file", "give the file that the coordinator made")
+        if facts.st_uid != os.geteuid():
+            raise _refused(f"the token file {path} belongs to another user", "make your own copy of it, mode 0600")
+        if facts.st_mode & 0o077:
+            raise _refused(f"others can read the token file {path}", f"chmod 600 {path}")
+        token = os.read(descriptor, 1024).decode("ascii", "replace").strip()
+    finally:
+        os.close(descriptor)
+    if not _FORM.fullmatch(token):
+        raise UserError(f"{path} does not hold a token: one line of 16 to 512 characters", ExitStatus.REFUSED)
+    return token
+
+
+def _create(path: Path) -> None:
+    """Appears whole or not at all, so that two coordinators starting together agree on one token."""
+    draft = path.with_name(f".{TOKEN_NAME}-{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(secrets.token_urlsafe(32).encode() + b"\n")
+                file.flush()
+                os.fsync(descriptor)
+            os.link(draft, path)
+        finally:
+            os.unlink(draft)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot write the token file {path}: {error.strerror}") from error
+
+
+def _refused(what: str, remedy: str) -> UserError:
+    return UserError(f"{what}, so it is not used: {remedy}", ExitStatus.REFUSED)
