@@ -68,10 +68,10 @@ class HistorySink(Protocol):
     """Where the coordinator puts records and asks for expected durations. Every call returns at once."""
 
     def record(self, *records: Record) -> None:
-        """Queue records for the writing thread. Never raises for trouble with the file: that is a notice, not a failed run."""
+        """Queue records for the writing thread. Trouble with the file is told by ``close``, never raised here."""
 
     def expected_durations(self, suite: str, wait_s: float) -> Mapping[str, float]:
-        """Seconds by task id from past runs; waits at most ``wait_s`` for the loading thread, then answers what it has."""
+        """Seconds by task id from past runs: what is loaded after at most ``wait_s``."""
 
     def close(self) -> list[str]:
-        """Write what is queued and release the file. Returns one line for the user per trouble (file locked, newer, corrupt)."""
+        """Write what is queued and release the file. Returns one line per trouble (file locked, newer, corrupt)."""
