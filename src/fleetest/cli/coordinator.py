@@ -1,0 +1,134 @@
+"""``fleetest coordinator``: the one process that workers and clients connect to."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fleetest.config import CoordinatorSettings, load
+from fleetest.errors import ExitStatus, UserError
+
+_PATH = click.Path(path_type=Path, readable=False)
+
+
+@click.command()
+@click.option("--host", metavar="ADDRESS", help="Listen on this address  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; 0: any  [default: 8765]")
+@click.option("--data", type=_PATH, metavar="DIR", help="Token and history  [default: ~/.local/state/fleetest]")
+@click.option("--history", type=_PATH, metavar="FILE", help="History file  [default: DIR/history.duckdb]")
+@click.option("--tls-cert", type=_PATH, metavar="FILE", help="Certificate chain (PEM); needs --tls-key.")
+@click.option("--tls-key", type=_PATH, metavar="FILE", help="Private key (PEM) of the certificate.")
+@click.option("--behind-tls-proxy", is_flag=True, help="TLS ends at a proxy: allow any address without TLS here.")
+@click.option("--public-host", multiple=True, metavar="NAME[:PORT]", help="A name under which it is reached.")
+@click.option(
+    "--reconnect-grace-s",
+    type=float,
+    metavar="SECONDS",
+    help="How long a lost worker may take to come back before its tests are given to others  [default: 15]",
+)
+def coordinator(**flags: Any) -> int:
+    """Serve a fleet that workers and clients connect to.
+
+    Workers and clients need the token in DIR/token. Ends on SIGTERM or Ctrl-C.
+    """
+    settings = load(CoordinatorSettings, flags)
+    return run_event_loop(_serve(settings))
+
+
+def run_event_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run ``main`` on uvloop if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return int(uvloop.run(main))
+
+
+async def _serve(settings: CoordinatorSettings) -> int:
+    from fleetest.coordinator import Coordinator
+    from fleetest.core.model import Limits
+    from fleetest.dashboard_server import DashboardServer
+    from fleetest.hooks import make_cluster_state, plugin_manager
+    from fleetest.storage.epoch import next_epoch
+    from fleetest.storage.history import HistoryRecorder
+    from fleetest.transport.server import NetworkServer, resolve_host
+    from fleetest.transport.token import ensure_token, read_token
+
+    address = resolve_host(settings.host)
+    tls = _tls_context(settings)
+    refuse_insecure(address, settings)
+    token_file = ensure_token(settings.data)
+    limits = Limits(reconnect_grace_s=settings.reconnect_grace_s)
+    state = make_cluster_state(plugin_manager(), limits, next_epoch(settings.data))
+    history = HistoryRecorder(settings.history or settings.data / "history.duckdb")
+    shell = Coordinator(state, history=history)
+    server = NetworkServer(
+        token=read_token(token_file),
+        serve_worker=shell.serve_worker,
+        serve_client=shell.serve_client,
+        pages=DashboardServer(shell.status).pages(),
+        public_hosts=settings.public_host,
+    )
+    try:
+        port = await server.start(address, settings.port, tls)
+        name = f"[{address}]" if ":" in address else address
+        url = f"{'wss' if tls is not None else 'ws'}://{name}:{port}"
+        click.echo(f"listening on {url} (token: {token_file})")
+        await _until_stopped(shell.failed)
+    finally:
+        await shell.close()
+        await server.close()
+        for line in await asyncio.to_thread(history.close):
+            click.echo(f"fleetest: {line}", err=True)
+    if shell.failure is not None:
+        click.echo(f"fleetest: internal error of the coordinator: {shell.failure}", err=True)
+        return ExitStatus.INTERNAL_ERROR
+    return ExitStatus.OK
+
+
+async def _until_stopped(failed: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    waits = {loop.create_task(stopped.wait()), loop.create_task(failed.wait())}
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def refuse_insecure(address: str, settings: CoordinatorSettings) -> None:
+    """Raises UserError for an address that others can reach, unless what they send is encrypted."""
+    from fleetest.transport.server import is_loopback
+
+    if not is_loopback(address) and settings.tls_cert is None and not settings.behind_tls_proxy:
+        message = (
+            f"--host {settings.host} can be reached by others and nothing would be encrypted:"
+            " give --tls-cert and --tls-key, or --behind-tls-proxy if a proxy does that"
+        )
+        raise UserError(message, ExitStatus.REFUSED)
+
+
+def _tls_context(settings: CoordinatorSettings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise UserError("--tls-cert and --tls-key belong together: give both")
+    for option, path in (("--tls-cert", settings.tls_cert), ("--tls-key", settings.tls_key)):
+        if not path.is_file():
+            raise UserError(f"{option} {path}: there is no such file")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # An empty passphrase: an encrypted key is an error here, not a question on the terminal.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except (OSError, ssl.SSLError) as error:
+        message = f"cannot use --tls-cert {settings.tls_cert} with --tls-key {settings.tls_key}"
+        raise UserError(f"{message}: give a PEM certificate and its unencrypted key ({error})") from error
+    return context

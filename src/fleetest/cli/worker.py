@@ -1,0 +1,213 @@
+"""``fleetest worker``: offers this machine to a coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fleetest.cli.coordinator import run_event_loop
+from fleetest.config import WorkerSettings, find_token, load
+from fleetest.errors import ExitStatus, UserError
+
+if TYPE_CHECKING:
+    from fleetest.transport.link import Link
+    from fleetest.wire.messages import CoordinatorMessage, WorkerMessage
+
+_PATH = click.Path(path_type=Path, readable=False)
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_BACKOFF_MAX_S = 2.0
+_INTERPRETER_TIMEOUT_S = 60.0
+_SCRATCH_BYTES_MIN = 64 * 1024
+
+
+@click.command()
+@click.option("--coordinator", metavar="URL", help="ws://host:port or wss://host:port  [default: ws://127.0.0.1:8765]")
+@click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Tests at the same time  [default: CPUs]")
+@click.option("--label", multiple=True, metavar="NAME=VALUE", help="Something that tests can require; repeatable.")
+@click.option("--resource", multiple=True, metavar="NAME=COUNT", help="Something countable that tests can reserve.")
+@click.option("--python", metavar="PATH", help="Interpreter of the tests  [default: this one]")
+@click.option("--name", help="Name of this worker  [default: the host's]")
+@click.option("--token-file", type=_PATH, metavar="FILE", help="The coordinator's token.")
+@click.option("--data", type=_PATH, metavar="DIR", help="Data directory of a coordinator on this machine.")
+@click.option("--scratch", type=_PATH, metavar="DIR", help="Directory for temporary files  [default: a new one]")
+@click.option("--tls-ca", type=_PATH, metavar="FILE", help="Certificates to trust (PEM)  [default: the system's]")
+@click.option("--wait-s", type=float, metavar="SECONDS", help="Wait so long for the coordinator at first  [60]")
+def worker(**flags: Any) -> int:
+    """Offer this machine to a coordinator.
+
+    The first SIGTERM or Ctrl-C lets running tests finish, the second one ends them.
+    """
+    settings = load(WorkerSettings, flags)
+    if flags["data"] is not None and flags["token_file"] is None:
+        # A directory on the command line wins over a file in the environment.
+        settings = dataclasses.replace(settings, token_file=None)
+    check_fit(settings.scratch)
+    return run_event_loop(_serve(settings))
+
+
+def check_fit(scratch: Path | None) -> None:
+    """Raises UserError if this machine cannot start a process, or write where the runners' files go."""
+    try:
+        if scratch is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            file.write(bytes(_SCRATCH_BYTES_MIN))
+    except OSError as error:
+        where = f"--scratch {scratch}" if scratch is not None else "the directory for temporary files"
+        message = f"cannot write to {where} ({error.strerror}): make room there, or give another with --scratch"
+        raise UserError(message, ExitStatus.WORKER_UNFIT) from error
+    try:
+        # Both: a limit of processes counts threads too.
+        subprocess.run([sys.executable, "-S", "-c", ""], stdin=subprocess.DEVNULL, check=True)
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        message = f"this machine cannot start a process ({error}): allow this user more processes, see `ulimit -u`"
+        raise UserError(message, ExitStatus.WORKER_UNFIT) from error
+
+
+async def _serve(settings: WorkerSettings) -> int:
+    from fleetest import worker as agent
+    from fleetest.hardware import detect
+    from fleetest.transport.websocket import check_url, connect_worker
+    from fleetest.wire.session import NAME_CHARACTERS_MAX, SLOTS_MAX
+
+    url = check_url(settings.coordinator)
+    labels = dict(parse_pair(text, "--label") for text in settings.label)
+    resources = {name: _count(name, value) for name, value in (parse_pair(t, "--resource") for t in settings.resource)}
+    python = interpreter(settings.python)
+    if python is not None:
+        await check_pytest(python)
+    name, slots = settings.name or socket.gethostname() or "worker", settings.slots or _cpus()
+    if slots > SLOTS_MAX:
+        raise UserError(f"--slots {slots}: at most {SLOTS_MAX} are possible")
+    if not (name.isprintable() and len(name) <= NAME_CHARACTERS_MAX):
+        raise UserError(f"--name {name[:40]!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
+    token = find_token(settings.token_file, settings.data)
+    capabilities = await asyncio.to_thread(detect, labels=labels, resources=resources, python=python)
+    served = agent.Worker(
+        agent.WorkerSettings(
+            name=name,
+            slots=slots,
+            python=python,
+            labels=labels,
+            resources=resources,
+            scratch=settings.scratch,
+        ),
+        capabilities=capabilities,
+    )
+    connect = _patient(lambda: connect_worker(url, token, tls_ca=settings.tls_ca), settings.wait_s)
+    await agent.run_worker(served, connect, on_notice=_say)
+    return ExitStatus.OK
+
+
+def _patient(
+    connect: Callable[[], Awaitable[Link[CoordinatorMessage, WorkerMessage]]], wait_s: float
+) -> Callable[[], Awaitable[Link[CoordinatorMessage, WorkerMessage]]]:
+    """``connect`` that at first waits for a coordinator to be there, at most ``wait_s``, saying so once."""
+    was_connected = False
+
+    async def connect_patiently() -> Link[CoordinatorMessage, WorkerMessage]:
+        nonlocal was_connected
+        from fleetest.transport.websocket import Unreachable
+
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + wait_s
+        delay_s = 0.1
+        while True:
+            try:
+                link = await connect()
+            except Unreachable as error:
+                if was_connected or loop.time() + delay_s > give_up_at:
+                    raise
+                if delay_s == 0.1:
+                    _say(f"{error} (trying for {wait_s:g} s)")
+                await asyncio.sleep(random.uniform(delay_s / 2, delay_s))
+                delay_s = min(2 * delay_s, _BACKOFF_MAX_S)
+            else:
+                was_connected = True
+                return link
+
+    return connect_patiently
+
+
+def parse_pair(text: str, option: str) -> tuple[str, str]:
+    """``name=value``. Raises UserError."""
+    name, equals, value = text.partition("=")
+    if not equals or not value or not _NAME.fullmatch(name):
+        raise UserError(f"{option} {text!r}: it must be name=value, the name in lower case letters, digits, . _ -")
+    return name, value
+
+
+def _count(name: str, value: str) -> float:
+    try:
+        count = float(value)
+    except ValueError:
+        count = -1.0
+    if not 0 <= count < 1e15:
+        raise UserError(f"--resource {name}={value}: it must be a number of at least 0")
+    return count
+
+
+def interpreter(python: str | None) -> str | None:
+    """The interpreter as an absolute path. Raises UserError if there is none."""
+    if python is None:
+        return None
+    found = shutil.which(os.path.expanduser(python))
+    if found is None:
+        raise UserError(f"--python {python}: no such program", ExitStatus.INTERPRETER_UNUSABLE)
+    return os.path.abspath(found)
+
+
+async def check_pytest(python: str) -> None:
+    """Raises UserError unless this interpreter can import a pytest that runners work with."""
+    code = (
+        "import sys; sys.stdout.write('python '); import pytest;"
+        " sys.exit(sys.version_info < (3, 8) or int(pytest.__version__.split('.')[0]) < 7)"
+    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            python,
+            "-c",
+            code,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), _INTERPRETER_TIMEOUT_S)
+    except asyncio.TimeoutError as error:
+        process.kill()
+        message = f"--python {python} did not import pytest within {_INTERPRETER_TIMEOUT_S:.0f} s: is it a Python?"
+        raise UserError(message, ExitStatus.INTERPRETER_UNUSABLE) from error
+    except OSError as error:
+        message = f"--python {python} cannot be executed: {error.strerror}"
+        raise UserError(message, ExitStatus.INTERPRETER_UNUSABLE) from error
+    if not output.startswith(b"python "):
+        message = f"--python {python} is no Python interpreter: give one that has pytest 7 or later"
+        raise UserError(message, ExitStatus.INTERPRETER_UNUSABLE)
+    if process.returncode != 0:
+        message = f"--python {python} cannot run pytest: install pytest 7 or later for it (Python 3.8 or later)"
+        raise UserError(message, ExitStatus.INTERPRETER_UNUSABLE)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say(text: str) -> None:
+    click.echo(f"fleetest: {text}", err=True)

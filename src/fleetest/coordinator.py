@@ -1,0 +1,458 @@
+"""The coordinator: frames to events, commands to frames. All state that decides anything is in ``ClusterState``.
+
+Everything runs on one event loop and nothing here waits for a peer: a message or a deadline becomes an event, the
+event is applied, and the commands that come back are sent before the next message is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fleetest.core import commands, events
+from fleetest.core.model import RunId, WorkerId
+from fleetest.errors import LinkClosed, RemoteProtocolError
+from fleetest.live_run import RUN_MESSAGES, ClientLink, ExpectedDurations, LiveRun
+from fleetest.storage import records
+from fleetest.storage.records import HistorySink
+from fleetest.transport.link import Link
+from fleetest.wire import messages as wire
+from fleetest.wire.checks import check_submission
+from fleetest.wire.codec import VersionMismatch
+from fleetest.wire.session import HANDSHAKE_TIMEOUT_S, Hello, check_hello
+from fleetest.wire.translation import EVENT_OF, MESSAGE_OF
+
+if TYPE_CHECKING:
+    from fleetest.core.cluster_state import ClusterState
+
+WorkerLink = Link[wire.WorkerMessage, wire.CoordinatorMessage]
+
+CLOSED_GOING_AWAY = 1001
+CLOSED_PROTOCOL_ERROR = 1002
+CLOSED_POLICY = 1008
+CLOSED_INTERNAL_ERROR = 1011
+CLOSED_TRY_AGAIN_LATER = 1013
+
+_log = logging.getLogger("fleetest.coordinator")
+EXPECTED_DURATIONS_WAIT_S = 0.3
+SESSIONS_KEPT_MAX = 10_000
+"""Names of workers that are gone, for the case that they come back; beyond this the oldest are forgotten."""
+CLIENT_GRACE_S = 1.0
+"""A client whose link closed without goodbye keeps its runs for this long: its last words may still be on the way."""
+
+
+@dataclass(slots=True, eq=False)
+class _WorkerPeer:
+    worker_id: WorkerId
+    link: WorkerLink
+    hello: wire.WorkerHello
+    load_average: float = 0.0
+    memory_available_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _ClientPeer:
+    link: ClientLink
+    run_ids: set[RunId] = field(default_factory=set)
+
+
+class _SaidGoodbye(Exception):
+    """The peer leaves by itself."""
+
+
+class Coordinator:
+    """Serves any number of workers and clients; see the module's text.
+
+    ``history`` is used, never closed: its owner closes it after ``close``. ``clock`` must be monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        state: ClusterState,
+        *,
+        history: HistorySink | None,
+        clock: Callable[[], float] = time.monotonic,
+        client_grace_s: float = CLIENT_GRACE_S,
+    ) -> None:
+        self.failed = asyncio.Event()
+        """Set when the coordinator broke one of its own rules (see ``failure``): every link is closed then."""
+        self.failure: Exception | None = None
+        self._state = state
+        self._history = history
+        self._clock = clock
+        self._client_grace_s = client_grace_s
+        self._is_closing = False
+        self._links: set[Link[Any, Any]] = set()
+        """All that are served, also those that have not said hello yet."""
+        self._workers: dict[WorkerId, _WorkerPeer] = {}
+        self._session_names: dict[str, WorkerId] = {}
+        self._joining: WorkerId | None = None
+        self._clients: set[_ClientPeer] = set()
+        self._runs: dict[RunId, LiveRun] = {}
+        self._alerts: dict[tuple[WorkerId, str], str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._closings: set[asyncio.Task[None]] = set()
+        self._on_command: dict[type, Callable[[Any], None]] = {
+            commands.PublishOutcomes: lambda c: self._runs[c.run_id].publish_outcomes(c),
+            commands.PublishStarted: lambda c: self._runs[c.run_id].publish_started(c),
+            commands.PrepareRun: lambda c: self.tell_worker(c.worker_id, self._runs[c.run_id].prepare(c)),
+            commands.DisconnectWorker: self._disconnect_worker,
+            commands.RunFinished: self._run_finished,
+            commands.RaiseAlert: self._raise_alert,
+            commands.ClearAlert: self._clear_alert,
+        }
+
+    # Links ---------------------------------------------------------------------------------------------------
+
+    async def serve_worker(self, link: WorkerLink) -> None:
+        """Serve one worker until its link closes. Never raises for what the peer does."""
+        peer: _WorkerPeer | None = None
+        self._links.add(link)
+        reason, said_goodbye = "the coordinator stopped serving it", False
+        mistake: RemoteProtocolError | None = None
+        try:
+            hello, batch = await self._first_message(link, wire.WorkerHello)
+            peer = self._welcome_worker(link, hello)
+            while True:
+                for message in batch:
+                    self._on_worker_message(peer, message)
+                batch = list(await link.receive())
+        except LinkClosed as closed:
+            reason = closed.reason or "the link closed"
+        except _SaidGoodbye as goodbye:
+            reason, said_goodbye = str(goodbye), True
+        except RemoteProtocolError as error:
+            reason, mistake = str(error), error
+        finally:
+            # Before the link is closed, which may take its time: it gets no more work.
+            self._links.discard(link)
+            if peer is not None:
+                self._worker_left(peer, reason, said_goodbye)
+        await _close(link, mistake)
+
+    async def serve_client(self, link: ClientLink) -> None:
+        """Serve one client until its link closes. Its unfinished runs are then cancelled."""
+        peer = _ClientPeer(link)
+        self._links.add(link)
+        said_goodbye = False
+        mistake: RemoteProtocolError | None = None
+        try:
+            _, batch = await self._first_message(link, wire.ClientHello)
+            self._clients.add(peer)
+            link.send(self._welcome(None))
+            link.send(self._fleet())
+            while True:
+                for message in batch:
+                    self._on_client_message(peer, message)
+                batch = list(await link.receive())
+        except LinkClosed:
+            pass
+        except _SaidGoodbye:
+            said_goodbye = True
+        except RemoteProtocolError as error:
+            mistake = error
+        finally:
+            self._links.discard(link)
+            self._client_left(peer, said_goodbye)
+        await _close(link, mistake)
+
+    async def close(self) -> None:
+        """Close every link; runs that are not finished are recorded as abandoned. ``history`` stays open."""
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for run_id in self._runs:
+            self.record(records.RunEnded(run_id=run_id, ended_at=time.time(), outcome="abandoned"))
+        self._runs.clear()
+        self._close_all_links("the coordinator is stopping", CLOSED_GOING_AWAY)
+        while self._closings:
+            await asyncio.wait(self._closings)
+
+    def status(self) -> dict[str, object]:
+        """The fleet and its runs at this moment, as plain values for people and dashboards."""
+        workers = {
+            str(peer.worker_id): {
+                "host": peer.hello.host,
+                "address": peer.link.peer,
+                "slots": peer.hello.slots,
+                "load_average": peer.load_average,
+                "memory_available_bytes": peer.memory_available_bytes,
+            }
+            for peer in self._workers.values()
+        }
+        alerts = [
+            {"worker": str(worker), "cause": cause, "message": text} for (worker, cause), text in self._alerts.items()
+        ]
+        return {"connected": workers, "clients": len(self._clients), "alerts": alerts, "state": self._state.snapshot()}
+
+    async def _first_message(self, link: Link[Any, Any], expected: type[Hello]) -> tuple[Hello, list[Any]]:
+        if self._is_closing:
+            await link.close("the coordinator is stopping", CLOSED_GOING_AWAY)
+        try:
+            first, *others = await asyncio.wait_for(link.receive(), HANDSHAKE_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise RemoteProtocolError(f"no {expected.__name__} within {HANDSHAKE_TIMEOUT_S:.0f} s") from None
+        return check_hello(first, expected), others
+
+    def _welcome(self, worker_id: WorkerId | None) -> wire.Welcome:
+        return wire.Welcome(
+            version=wire.PROTOCOL_VERSION,
+            epoch=self._state.cluster.epoch,
+            heartbeat_interval_s=self._state.cluster.limits.heartbeat_interval_s,
+            worker_id=worker_id,
+        )
+
+    def _close_all_links(self, reason: str, code: int) -> None:
+        for link in self._links:
+            self._close_soon(link, reason, code)
+
+    def _close_soon(self, link: Link[Any, Any], reason: str, code: int) -> None:
+        task = asyncio.get_running_loop().create_task(link.close(reason, code))
+        self._closings.add(task)
+        task.add_done_callback(self._closings.discard)
+
+    # Events and commands -------------------------------------------------------------------------------------
+
+    def apply(self, event: events.Event) -> None:
+        """Apply one event and do what it commands; for the shell's own parts."""
+        if self._is_closing:
+            return
+        try:
+            for command in self._state.apply(event, self._clock()):
+                kind = type(command)
+                if kind in MESSAGE_OF:
+                    self.tell_worker(command.worker_id, MESSAGE_OF[kind](command))  # type: ignore[union-attr]
+                else:
+                    self._on_command[kind](command)
+            self._arm_timer()
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: Exception) -> None:
+        """Our own mistake: nobody may wait for an answer that will not come."""
+        if self.failure is None:
+            _log.error("the coordinator broke one of its own rules and stops", exc_info=error)
+            self.failure = error
+            self._is_closing = True
+            self.failed.set()
+            self._close_all_links(f"internal error of the coordinator: {error}", CLOSED_INTERNAL_ERROR)
+
+    def _arm_timer(self) -> None:
+        due = self._state.next_deadline()
+        if due is None or math.isinf(due) or (self._timer is not None and self._timer_at <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        delay_s = max(0.0, due - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        due = self._state.next_deadline()
+        if due is not None and due <= self._clock():
+            self.apply(events.DeadlineReached())
+        else:
+            self._arm_timer()
+
+    def record(self, *rows: records.Record) -> None:
+        if self._history is not None:
+            self._history.record(*rows)
+
+    # Workers -------------------------------------------------------------------------------------------------
+
+    def _welcome_worker(self, link: WorkerLink, hello: wire.WorkerHello) -> _WorkerPeer:
+        worker_id = self._name_of(hello)
+        older = self._workers.get(worker_id)
+        if older is not None:
+            self._close_soon(older.link, "replaced by a newer link of this worker", CLOSED_POLICY)
+        is_same_session = hello.session in self._session_names
+        peer = self._workers[worker_id] = _WorkerPeer(worker_id, link, hello)
+        self._session_names[hello.session] = worker_id
+        link.send(self._welcome(worker_id))
+        seen = records.WorkerSeen(worker_id, hello.host, hello.slots, hello.capabilities, time.time())
+        self.record(seen)
+        self._tell_clients_of_fleet()
+        self._joining = worker_id
+        try:
+            self.apply(
+                events.WorkerJoined(worker_id, hello.session, hello.slots, hello.capabilities, hello.held_leases)
+            )
+        finally:
+            self._joining = None
+        for run_id in hello.runs:
+            if run_id not in self._runs:  # It ended while this worker had no link, and nobody could say so.
+                link.send(wire.EndRun(run_id=run_id))
+        for run in list(self._runs.values()):
+            run.worker_back(worker_id, is_same_session=is_same_session)
+        return peer
+
+    def _name_of(self, hello: wire.WorkerHello) -> WorkerId:
+        """The name it asks for; numbered if another live worker has it, so that two machines never evict each other."""
+        known = self._session_names.get(hello.session)
+        if known is not None:
+            return known
+        for session, name in list(self._session_names.items()):
+            is_crowded = len(self._session_names) > SESSIONS_KEPT_MAX
+            if name not in self._workers and (is_crowded or name == hello.name):
+                del self._session_names[session]
+        name, number = WorkerId(hello.name), 1
+        while name in self._workers:
+            number += 1
+            name = WorkerId(f"{hello.name}-{number}")
+        return name
+
+    def _worker_left(self, peer: _WorkerPeer, reason: str, said_goodbye: bool) -> None:
+        if self._workers.get(peer.worker_id) is not peer:
+            return  # A newer link of the same worker has taken over.
+        del self._workers[peer.worker_id]
+        if said_goodbye:
+            self._session_names.pop(peer.hello.session, None)
+        if self._is_closing:
+            return
+        self.apply(events.WorkerDisconnected(peer.worker_id, reason, said_goodbye=said_goodbye))
+        for run in list(self._runs.values()):
+            run.worker_gone(peer.worker_id)
+        self._tell_clients_of_fleet()
+
+    def tell_worker(self, worker_id: WorkerId, message: wire.CoordinatorMessage) -> None:
+        peer = self._workers.get(worker_id)
+        if peer is not None:
+            peer.link.send(message)
+
+    def _on_worker_message(self, peer: _WorkerPeer, message: wire.WorkerMessage) -> None:
+        if isinstance(message, wire.Goodbye):
+            raise _SaidGoodbye(message.reason or "the worker said goodbye")
+        if isinstance(message, wire.Heartbeat):
+            peer.load_average = message.load_average
+            peer.memory_available_bytes = message.memory_available_bytes
+        as_event = EVENT_OF.get(type(message))
+        if as_event is not None:
+            self.apply(as_event(peer.worker_id, message))
+        elif isinstance(message, RUN_MESSAGES):
+            run = self._runs.get(message.run_id)
+            if run is not None:  # What a worker still says of a run that is over has no reader.
+                run.take(peer.worker_id, message)
+        else:
+            raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
+
+    # Clients -------------------------------------------------------------------------------------------------
+
+    def _on_client_message(self, peer: _ClientPeer, message: wire.ClientMessage) -> None:
+        if isinstance(message, wire.SubmitRun):
+            self._submit(peer, message)
+        elif isinstance(message, wire.CancelRun):
+            self._cancel(peer, message)
+        elif isinstance(message, wire.Heartbeat):
+            peer.link.send(message)
+        elif isinstance(message, wire.Goodbye):
+            raise _SaidGoodbye(message.reason)
+        else:
+            raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
+
+    def _submit(self, peer: _ClientPeer, submission: wire.SubmitRun) -> None:
+        limits = self._state.cluster.limits
+        check_submission(submission, limits.tasks_per_run)
+        run_id = submission.run_id
+        if run_id in self._runs:
+            raise RemoteProtocolError(f"run {run_id} exists already")
+        run = LiveRun(self, submission, peer.link, self._load_expected(), limits.tasks_per_run)
+        self._runs[run_id] = run
+        peer.run_ids.add(run_id)
+        directory = next((suite.directory for suite in submission.suites if isinstance(suite, wire.PytestSuite)), "")
+        self.record(records.RunStarted(run_id, time.time(), submission.title, submission.owner, directory))
+        names = tuple(str(worker_id) for worker_id in self._workers)
+        slots = sum(worker.hello.slots for worker in self._workers.values())
+        peer.link.send(wire.RunAccepted(run_id=run_id, workers=names, slots=slots))
+        suites = tuple(suite.name for suite in submission.suites)
+        self.apply(events.RunSubmitted(run_id, suites, submission.owner, submission.priority))
+        run.plan_commands()
+
+    def _load_expected(self) -> ExpectedDurations | None:
+        """The history's thread may still be opening its file: another thread waits for it, the loop does not."""
+        if self._history is None:
+            return None
+        loop = asyncio.get_running_loop()
+        known = self._history.expected_durations("", 0.0)
+        if not known:
+            try:
+                return loop.run_in_executor(None, self._history.expected_durations, "", EXPECTED_DURATIONS_WAIT_S)
+            except RuntimeError:
+                return None  # No thread to be had here: they are only hints.
+        loaded: ExpectedDurations = loop.create_future()
+        loaded.set_result(known)
+        return loaded
+
+    def _cancel(self, peer: _ClientPeer, message: wire.CancelRun) -> None:
+        run = self._runs.get(message.run_id)
+        if run is None:
+            return  # It ended while the message was on its way.
+        if message.run_id not in peer.run_ids:
+            raise RemoteProtocolError("only the client that submitted a run cancels it")
+        run.outcome = "cancelled"
+        self.apply(events.RunCancelled(message.run_id, message.reason, kill=message.kill, quiet=message.quiet))
+
+    def _client_left(self, peer: _ClientPeer, said_goodbye: bool) -> None:
+        self._clients.discard(peer)
+        for run_id in peer.run_ids:
+            run = self._runs.get(run_id)
+            if run is None or self._is_closing:
+                continue
+            run.client_left()
+            if said_goodbye:
+                self._abandon(run_id)
+            else:
+                asyncio.get_running_loop().call_later(self._client_grace_s, self._abandon, run_id)
+
+    def _abandon(self, run_id: RunId) -> None:
+        if run_id in self._runs:
+            self.apply(events.RunCancelled(run_id, "the client went away", kill=True))
+
+    def _fleet(self) -> wire.FleetChanged:
+        return wire.FleetChanged(
+            workers=tuple((str(worker.worker_id), worker.hello.slots) for worker in self._workers.values())
+        )
+
+    def _tell_clients_of_fleet(self) -> None:
+        fleet = self._fleet()
+        for client in self._clients:
+            client.link.send(fleet)
+
+    # Commands ------------------------------------------------------------------------------------------------
+
+    def _disconnect_worker(self, command: commands.DisconnectWorker) -> None:
+        peer = self._workers.get(command.worker_id)
+        if peer is not None and command.worker_id != self._joining:
+            self._close_soon(peer.link, command.reason, CLOSED_POLICY)
+
+    def _run_finished(self, command: commands.RunFinished) -> None:
+        run = self._runs.pop(command.run_id)
+        counts = {verdict.value: count for verdict, count in command.counts.items()}
+        self.record(records.RunEnded(run.run_id, time.time(), counts, run.outcome))
+        run.finish(counts)
+
+    def _raise_alert(self, command: commands.RaiseAlert) -> None:
+        _log.warning("%s: %s", command.worker_id, command.message)
+        self._alerts[command.worker_id, command.cause] = command.message
+
+    def _clear_alert(self, command: commands.ClearAlert) -> None:
+        self._alerts.pop((command.worker_id, command.cause), None)
+
+
+async def _close(link: Link[Any, Any], mistake: RemoteProtocolError | None) -> None:
+    """``mistake`` is why nothing that this peer sent is believed any more: it is told, then the link is closed."""
+    if mistake is None:
+        await link.close()
+        return
+    if isinstance(mistake, VersionMismatch):
+        link.send(wire.Refused(reason=str(mistake)))
+    _log.warning("%s: closed for breaking the protocol: %s", link.peer, mistake)
+    await link.close(str(mistake)[:500], CLOSED_PROTOCOL_ERROR)

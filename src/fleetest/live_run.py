@@ -1,0 +1,297 @@
+"""One run as the coordinator's shell sees it: whom to tell, how its suites get planned, what its runners are called."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Protocol, TypeAlias, get_args
+
+from fleetest.core import commands, events
+from fleetest.core.model import RunId, TaskId, TaskSpec, WorkerId
+from fleetest.core.suite_planning import AdoptPlan, AskPlan, Ready, Refuse, Step, SuitePlanning, Unavailable
+from fleetest.errors import RemoteProtocolError
+from fleetest.storage import records
+from fleetest.transport.link import Link
+from fleetest.wire import messages as wire
+from fleetest.wire.checks import check_plan
+
+ClientLink = Link[wire.ClientMessage, wire.CoordinatorToClient]
+RunMessage: TypeAlias = (
+    wire.SuiteCollected
+    | wire.SuitePlan
+    | wire.SuiteFailed
+    | wire.CollectionReports
+    | wire.RunNotice
+    | wire.RunWarnings
+    | wire.RunOutput
+    | wire.ExitRequested
+)
+RUN_MESSAGES = get_args(RunMessage)
+"""What a worker says of one run."""
+ExpectedDurations = asyncio.Future[Mapping[str, float]]
+
+
+class Shell(Protocol):
+    """What a live run needs of the coordinator."""
+
+    def apply(self, event: events.Event) -> None: ...
+
+    def tell_worker(self, worker_id: WorkerId, message: wire.CoordinatorMessage) -> None: ...
+
+    def record(self, *rows: records.Record) -> None: ...
+
+
+class LiveRun:
+    """From its submission to its last verdict. ``expected`` are the expected durations by task, being loaded."""
+
+    def __init__(
+        self,
+        shell: Shell,
+        submission: wire.SubmitRun,
+        client: ClientLink,
+        expected: ExpectedDurations | None,
+        tasks_max: int,
+    ) -> None:
+        self.run_id: RunId = submission.run_id
+        self.outcome = "finished"
+        """As history calls it: finished, cancelled or abandoned."""
+        self._exit_was_requested = False
+        self.is_over = False
+        self._shell = shell
+        self._submission = submission
+        self._client: ClientLink | None = client
+        self._expected = expected
+        self._tasks_max = tasks_max
+        self._planning = {suite.name: SuitePlanning() for suite in submission.suites}
+        self._task_ids: set[TaskId] = set()
+        self._first_runner: dict[WorkerId, int] = {}
+        self._reports: dict[tuple[str, WorkerId], list[wire.CollectionReports]] = {}
+        """Held back until it is known whose collection the client is told."""
+        self._failures: dict[tuple[str, WorkerId], wire.SuiteFailed] = {}
+        self._collected: dict[tuple[str, WorkerId], str] = {}
+        """Fingerprints by suite and worker."""
+        self._notices: set[str] = set()
+
+    # The client ----------------------------------------------------------------------------------------------
+
+    def tell(self, message: wire.CoordinatorToClient) -> None:
+        if self._client is not None:
+            self._client.send(message)
+
+    def finish(self, counts: Mapping[str, int]) -> None:
+        """Its last message. A suite that no machine could collect has had no word yet of why."""
+        self.is_over = True
+        for suite, planning in self._planning.items():
+            failures = [failure for (name, _), failure in self._failures.items() if name == suite]
+            if planning.is_open and failures and self.outcome == "finished":
+                self.tell(failures[0])
+        self.tell(wire.RunFinished(run_id=self.run_id, counts=dict(counts)))
+
+    def client_left(self) -> None:
+        self._client = None
+        self.outcome = "abandoned"
+
+    # What workers say ----------------------------------------------------------------------------------------
+
+    def take(self, worker_id: WorkerId, message: RunMessage) -> None:
+        """Raises RemoteProtocolError for what this run has not asked for."""
+        if isinstance(message, wire.SuiteCollected):
+            self._suite_collected(worker_id, message)
+        elif isinstance(message, wire.SuitePlan):
+            self._plan_arrived(worker_id, message)
+        elif isinstance(message, wire.SuiteFailed):
+            self._suite_failed(worker_id, message)
+        elif isinstance(message, wire.CollectionReports):
+            self._collection_reports(worker_id, message)
+        elif isinstance(message, wire.RunNotice):
+            # Every worker has the same to say of a suite; the user reads it once.
+            if message.text not in self._notices:
+                self._notices.add(message.text)
+                self.tell(message)
+        elif isinstance(message, wire.ExitRequested):
+            if not self._exit_was_requested:
+                self._exit_was_requested = True
+                self.tell(message)
+                self._shell.apply(events.RunCancelled(self.run_id, message.reason, quiet=True))
+        else:
+            self.tell(message)
+
+    # Planning ------------------------------------------------------------------------------------------------
+
+    def plan_commands(self) -> None:
+        """Plan the suites whose tasks came with the submission."""
+        for suite in self._submission.suites:
+            if isinstance(suite, wire.CommandSuite):
+                ids = [task.task_id for task in suite.tasks]
+                self._planning[suite.name] = SuitePlanning.with_plan(ids)
+                self._plan(suite.name, suite.tasks)
+
+    def prepare(self, command: commands.PrepareRun) -> wire.PrepareRun:
+        self._first_runner[command.worker_id] = command.first_runner
+        return wire.PrepareRun(
+            run_id=self.run_id,
+            suites=self._submission.suites,
+            first_runner=command.first_runner,
+            runner_count=command.runner_count,
+        )
+
+    def _suite_collected(self, worker_id: WorkerId, message: wire.SuiteCollected) -> None:
+        planning = self._planning_of(message.suite)
+        self._collected[message.suite, worker_id] = message.fingerprint
+        self._take(message.suite, planning.collected(worker_id, message.fingerprint))
+
+    def _plan_arrived(self, worker_id: WorkerId, plan: wire.SuitePlan) -> None:
+        planning = self._planning_of(plan.suite)
+        if not planning.was_asked(worker_id):
+            raise RemoteProtocolError(f"a plan of suite {plan.suite!r} that nobody asked for")
+        loading = self._expected
+        if planning.is_open and loading is not None and not loading.done():
+            loading.add_done_callback(lambda _: self._resume_plan(worker_id, plan))
+        else:
+            self._resume_plan(worker_id, plan)
+
+    def _suite_failed(self, worker_id: WorkerId, failure: wire.SuiteFailed) -> None:
+        planning = self._planning_of(failure.suite)
+        self._failures[failure.suite, worker_id] = failure
+        reason = failure.text or failure.kind
+        self._take(failure.suite, planning.failed(worker_id, reason, only_here=failure.kind == "unavailable"))
+
+    def _collection_reports(self, worker_id: WorkerId, reports: wire.CollectionReports) -> None:
+        planning = self._planning_of(reports.suite)
+        if planning.is_open:
+            self._reports.setdefault((reports.suite, worker_id), []).append(reports)
+        elif planning.spokesman == worker_id:
+            self.tell(reports)
+
+    def worker_gone(self, worker_id: WorkerId) -> None:
+        """Its link is closed: whoever waits for its plan asks another."""
+        for suite, planning in self._planning.items():
+            self._take(suite, planning.worker_gone(worker_id))
+
+    def worker_back(self, worker_id: WorkerId, *, is_same_session: bool) -> None:
+        """A newer link. What the same session had said of a suite still holds, so it is not asked to say it again."""
+        for suite, planning in self._planning.items():
+            key = (suite, worker_id)
+            if not is_same_session:
+                self._collected.pop(key, None)
+                self._take(suite, planning.worker_gone(worker_id))
+            elif key in self._collected:
+                self._take(suite, planning.collected(worker_id, self._collected[key]))
+
+    def _planning_of(self, suite: str) -> SuitePlanning:
+        planning = self._planning.get(suite)
+        if planning is None:
+            raise RemoteProtocolError(f"the run has no suite {suite!r}")
+        return planning
+
+    def _resume_plan(self, worker_id: WorkerId, plan: wire.SuitePlan) -> None:
+        planning = self._planning[plan.suite]
+        if self.is_over or not planning.was_asked(worker_id):
+            return  # It left while the durations were loading; another one was asked.
+        if planning.is_open:
+            try:
+                check_plan(plan, self._task_ids, self._tasks_max)
+            except RemoteProtocolError as error:
+                text = f"{worker_id} sent a plan that cannot be used: {error}"
+                failure = wire.SuiteFailed(run_id=self.run_id, suite=plan.suite, kind="internal_error", text=text)
+                self._suite_failed(worker_id, failure)
+                return
+        ids = [task.task_id for task in plan.tasks]
+        self._take(plan.suite, planning.plan_arrived(worker_id, plan.fingerprint, ids), plan)
+
+    def _take(self, suite: str, steps: list[Step], plan: wire.SuitePlan | None = None) -> None:
+        for step in steps:
+            if self.is_over:
+                return
+            if isinstance(step, AskPlan):
+                self._shell.tell_worker(step.worker_id, wire.SendPlan(run_id=self.run_id, suite=suite))
+            elif isinstance(step, Ready):
+                self._shell.apply(events.SuiteReady(step.worker_id, self.run_id, suite, step.missing))
+            elif isinstance(step, Unavailable):
+                self._shell.apply(events.SuiteUnavailable(step.worker_id, self.run_id, suite, step.reason))
+            elif isinstance(step, AdoptPlan):
+                assert plan is not None
+                self._tell_reports(suite, step.worker_id)
+                self.tell(plan)
+                self._plan(suite, plan.tasks)
+            elif isinstance(step, Refuse):
+                self._tell_reports(suite, step.worker_id)
+                self.tell(self._failures[suite, step.worker_id])
+                self._shell.apply(events.SuiteRefused(self.run_id, suite, step.reason))
+
+    def _tell_reports(self, suite: str, spokesman: WorkerId) -> None:
+        for reports in self._reports.pop((suite, spokesman), ()):
+            self.tell(reports)
+        for key in [key for key in self._reports if key[0] == suite]:
+            del self._reports[key]
+
+    def _plan(self, suite: str, tasks: Collection[TaskSpec]) -> None:
+        self._task_ids.update(task.task_id for task in tasks)
+        rows = [(task.task_id, task.suite, task.group, position) for position, task in enumerate(tasks)]
+        self._shell.record(records.TasksPlanned(self.run_id, rows))
+        self._shell.apply(events.SuitePlanned(self.run_id, suite, self._with_durations(tasks)))
+
+    def _with_durations(self, tasks: Collection[TaskSpec]) -> list[TaskSpec]:
+        loading = self._expected
+        known: Mapping[str, float] = {}
+        if loading is not None and loading.done() and loading.exception() is None:
+            known = loading.result()
+        if not known:
+            return list(tasks)
+        return [
+            dataclasses.replace(task, expected_s=known[task.task_id]) if task.task_id in known else task
+            for task in tasks
+        ]
+
+    # Outcomes ------------------------------------------------------------------------------------------------
+
+    def publish_started(self, command: commands.PublishStarted) -> None:
+        if self._client is not None:
+            tasks = tuple(
+                (task_id, attempt, str(worker_id), self._runner(worker_id, slot))
+                for task_id, attempt, worker_id, slot in command.tasks
+            )
+            self._client.send(wire.TasksStarted(run_id=self.run_id, tasks=tasks))
+
+    def publish_outcomes(self, command: commands.PublishOutcomes) -> None:
+        """Tell the client and history. What came under a stale lease is evidence for history alone."""
+        told: list[wire.Outcome] = []
+        rows: list[records.AttemptRecorded] = []
+        for outcome in command.outcomes:
+            worker = outcome.worker_id or ""
+            runner = "" if outcome.slot is None or not worker else self._runner(WorkerId(worker), outcome.slot)
+            reason = f"superseded: {outcome.reason}" if outcome.is_superseded else outcome.reason
+            rows.append(
+                records.AttemptRecorded(
+                    self.run_id,
+                    outcome.task_id,
+                    outcome.attempt,
+                    outcome.verdict,
+                    outcome.is_final,
+                    worker,
+                    runner,
+                    outcome.slot,
+                    reason,
+                    outcome.result,
+                )
+            )
+            if not outcome.is_superseded:
+                told.append(
+                    wire.Outcome(
+                        task_id=outcome.task_id,
+                        attempt=outcome.attempt,
+                        verdict=outcome.verdict,
+                        is_final=outcome.is_final,
+                        worker=worker,
+                        runner=runner,
+                        result=outcome.result,
+                        reason=reason,
+                    )
+                )
+        if told:
+            self.tell(wire.TasksFinished(run_id=self.run_id, outcomes=told))
+        self._shell.record(*rows)
+
+    def _runner(self, worker_id: WorkerId, slot: int) -> str:
+        return f"gw{self._first_runner.get(worker_id, 0) + slot}"
