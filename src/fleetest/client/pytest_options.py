@@ -1,0 +1,201 @@
+"""What ``pytest --fleet`` was asked for, and the early start of its template."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fleetest.errors import UserError
+
+if TYPE_CHECKING:
+    from fleetest.processes.launch import PrestartedTemplate
+
+_RUN_UID = "_fleetest_run_uid"
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """Options and ini settings of the plugin, checked; flags win over settings."""
+
+    target: str
+    run_uid: str
+    args: tuple[str, ...]
+    """pytest's own arguments, without ours."""
+    directory: str
+    start_method: str = "auto"
+    python: str | None = None
+    timeout_s: float | None = None
+    retries: int = 0
+    token_file: Path | None = None
+    data_directory: Path | None = None
+    tls_ca: Path | None = None
+    history: Path | None = None
+    """None: no history for embedded runs."""
+
+    @property
+    def is_embedded(self) -> bool:
+        return "://" not in self.target
+
+    @property
+    def path_entries(self) -> tuple[str, ...] | None:
+        """``sys.path`` for an interpreter that is the client's own; any other one has its own path."""
+        return tuple(sys.path) if self.is_embedded and self.python is None else None
+
+    @classmethod
+    def from_config(cls, config: pytest.Config, option: Any, target: str) -> FleetOptions:
+        """Read options (``config.option`` or the early namespace). Raises UserError for a value that is none."""
+
+        def given(name: str) -> str | None:
+            value = getattr(option, f"fleet_{name}", None)
+            return str(value) if value is not None else str(config.getini(f"fleet_{name}") or "") or None
+
+        uid = getattr(config, _RUN_UID, None)
+        if uid is None:
+            uid = uuid.uuid4().hex
+            setattr(config, _RUN_UID, uid)
+        token_file, tls_ca = given("token_file"), getattr(option, "fleet_tls_ca", None)
+        data_directory = getattr(option, "fleet_data", None)
+        return cls(
+            target=target,
+            run_uid=uid,
+            args=strip_own_options(config.invocation_params.args),
+            directory=str(config.invocation_params.dir),
+            start_method=_start_method(given("start_method")),
+            python=given("python"),
+            timeout_s=_positive_number("fleet-timeout", given("timeout")),
+            retries=_whole_number("fleet-retries", given("retries")),
+            token_file=Path(token_file) if token_file else None,
+            data_directory=Path(data_directory) if data_directory else None,
+            tls_ca=Path(tls_ca) if tls_ca else None,
+            history=_history_path(config, given("history")),
+        )
+
+
+def strip_own_options(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """The arguments for the template: everything but ``--fleet...`` and its values."""
+    kept: list[str] = []
+    skip_value = False
+    for position, raw in enumerate(args):
+        arg = os.fspath(raw)
+        if skip_value:
+            skip_value = False
+        elif arg == "--":
+            kept.extend(os.fspath(rest) for rest in args[position:])
+            break
+        elif arg == "--fleet" or arg.startswith(("--fleet=", "--fleet-")):
+            skip_value = "=" not in arg
+        else:
+            kept.append(arg)
+    return tuple(kept)
+
+
+def check_compatible(config: pytest.Config) -> None:
+    """Raise UserError for options that cannot go with a fleet, each with the way out."""
+    if getattr(config.option, "usepdb", False) or getattr(config.option, "trace", False):
+        raise UserError("--pdb and --trace need the test in this process: run that test again with --fleet=no")
+    if getattr(config.option, "stepwise", False):
+        raise UserError(
+            "--stepwise goes on from the first failure in the order of the tests, and a fleet has no such order:"
+            " run it with --fleet=no"
+        )
+    for option, value in _separate_paths(config.invocation_params.args):
+        raise UserError(
+            f"write {option}={value} as one word: pytest takes a path that stands alone for a test path"
+            " when it looks for the root directory"
+        )
+    if getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):
+        raise UserError("--fleet and pytest-xdist's -n distribute the same tests: give only one of them")
+
+
+_PATH_OPTIONS = ("--fleet-python", "--fleet-token-file", "--fleet-data", "--fleet-tls-ca", "--fleet-history")
+
+
+def _separate_paths(args: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, str]]:
+    words = [os.fspath(arg) for arg in args]
+    for option, value in itertools.pairwise(words):
+        if option in _PATH_OPTIONS and os.path.exists(value):
+            yield option, value
+
+
+def prestart_template(options: FleetOptions) -> PrestartedTemplate:
+    """Start the interpreter that will collect, for the embedded worker to adopt. Raises OSError if it cannot start."""
+    from fleetest.processes.launch import start_frame, start_template_early
+
+    start = start_frame(
+        args=options.args,
+        directory=options.directory,
+        run_uid=options.run_uid,
+        runner_count=embedded_slots(options.target),
+        scratch=tempfile.mkdtemp(prefix="fleetest-"),
+        path_entries=options.path_entries,
+        start_method=options.start_method,
+    )
+    if options.python is None and options.start_method != "spawn":
+        from fleetest.processes.fork_launch import can_fork_template, fork_template_early
+
+        if can_fork_template():
+            return fork_template_early(start)
+    return start_template_early(options.python, start)
+
+
+def embedded_slots(target: str) -> int:
+    """Number of embedded runners meant by ``auto`` or ``N``. Raises UserError for anything else."""
+    if target in ("auto", "logical"):
+        return available_cpus()
+    try:
+        slots = int(target)
+    except ValueError:
+        slots = 0
+    if not 1 <= slots <= 1000:
+        raise UserError(
+            f"--fleet {target!r} is none of: auto, a number of runners from 1 to 1000, ws://host:port, wss://host:port"
+        )
+    return slots
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start_method(value: str | None) -> str:
+    if value not in (None, "auto", "fork", "spawn"):
+        raise UserError(f"fleet_start_method is {value!r}, must be auto, fork or spawn")
+    return value or "auto"
+
+
+def _positive_number(name: str, value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise UserError(f"--{name} is {value!r}, must be a number that is not negative")
+    return number
+
+
+def _whole_number(name: str, value: str | None) -> int:
+    number = _positive_number(name, value) or 0.0
+    if not number.is_integer():
+        raise UserError(f"--{name} is {value!r}, must be a whole number")
+    return int(number)
+
+
+def _history_path(config: pytest.Config, value: str | None) -> Path | None:
+    if value == "none":
+        return None
+    root = getattr(config, "rootpath", None) or Path(str(config.invocation_params.dir))
+    return Path(root, value) if value else Path(root, ".fleetest", "history.duckdb")

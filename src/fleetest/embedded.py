@@ -1,0 +1,144 @@
+"""Opens a fleet: inside this process (coordinator and worker on one background loop), or at a coordinator's address."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+import socket
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fleetest.client.background import BackgroundFleet, ClientLink
+from fleetest.client.pytest_options import embedded_slots
+from fleetest.errors import LinkClosed
+
+if TYPE_CHECKING:
+    from fleetest.client.fleet import Fleet
+    from fleetest.processes.launch import PrestartedTemplate
+    from fleetest.storage.history import HistoryRecorder
+    from fleetest.transport.link import Link
+
+
+def open_fleet(
+    target: str,
+    *,
+    root_directory: Path,
+    history: Path | None = None,
+    python: str | None = None,
+    token_file: Path | None = None,
+    data_directory: Path | None = None,
+    tls_ca: Path | None = None,
+    prestarted: PrestartedTemplate | None = None,
+) -> Fleet:
+    """Connect to ``target``: ``auto``, a number of embedded runners, or ``ws://`` / ``wss://`` of a coordinator.
+
+    ``root_directory`` holds ``.fleetest`` (scratch files; the history unless ``history`` is elsewhere or None).
+    Raises UserError (unreachable, refused, unreadable token, not a target).
+    """
+    if "://" in target:
+        return _open_remote(target, token_file, data_directory, tls_ca)
+    slots = embedded_slots(target)
+
+    @asynccontextmanager
+    async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:
+        async with _embedded_fleet(slots, root_directory, history, python, prestarted, notices) as link:
+            yield link
+
+    fleet = BackgroundFleet(open_link)
+    fleet.wait_connected()
+    return fleet
+
+
+def _open_remote(url: str, token_file: Path | None, data_directory: Path | None, tls_ca: Path | None) -> Fleet:
+    from fleetest.config import find_token
+    from fleetest.transport.websocket import check_url, connect_client
+
+    check_url(url)
+    token = find_token(token_file, data_directory)
+
+    @asynccontextmanager
+    async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:
+        link = await connect_client(url, token, tls_ca=tls_ca)
+        try:
+            yield link
+        finally:
+            await link.close()
+
+    fleet = BackgroundFleet(open_link)
+    fleet.wait_connected()
+    return fleet
+
+
+@asynccontextmanager
+async def _embedded_fleet(
+    slots: int,
+    root_directory: Path,
+    history_path: Path | None,
+    python: str | None,
+    prestarted: PrestartedTemplate | None,
+    notices: list[str],
+) -> AsyncIterator[ClientLink]:
+    from fleetest.coordinator import Coordinator
+    from fleetest.core.cluster_state import ClusterState
+    from fleetest.core.model import Limits
+    from fleetest.hardware import detect_cheaply
+    from fleetest.health_monitor import HealthMonitor
+    from fleetest.load_balancer import LoadBalancer
+    from fleetest.storage.history import HistoryRecorder
+    from fleetest.task_scheduler import TaskScheduler
+    from fleetest.transport.memory import memory_link_pair
+    from fleetest.worker import Worker, WorkerSettings
+
+    history = HistoryRecorder(history_path) if history_path is not None else None
+    # One process, one clock: the worker cannot be silent while the coordinator is not.
+    limits = Limits(heartbeat_interval_s=math.inf, workers_may_join=False)
+    state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor(), limits=limits)
+    coordinator = Coordinator(state, history=history)
+    settings = WorkerSettings(name=socket.gethostname() or "localhost", slots=slots, python=python, is_embedded=True)
+    worker = Worker(settings, capabilities=detect_cheaply(), adopt=prestarted)
+    worker_end, coordinator_end_of_worker = memory_link_pair()
+    client_end, coordinator_end_of_client = memory_link_pair()
+    serving = [
+        asyncio.ensure_future(_watched(part, coordinator_end_of_client))
+        for part in (
+            coordinator.serve_worker(coordinator_end_of_worker),
+            coordinator.serve_client(coordinator_end_of_client),
+            worker.serve(worker_end),
+        )
+    ]
+    try:
+        yield client_end
+    finally:
+        await worker.close()
+        await coordinator.close()
+        for task in serving:
+            task.cancel()
+            # What broke has been told: here everything else is still to be closed.
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+        if prestarted is not None and prestarted.start is not None:
+            shutil.rmtree(prestarted.start["scratch"], ignore_errors=True)
+        if history is not None:
+            notices.extend(await _close_history(history))
+
+
+async def _close_history(history: HistoryRecorder) -> list[str]:
+    try:
+        return await asyncio.to_thread(history.close)
+    except RuntimeError:
+        # No thread to be had on this machine: nothing else is left for this loop to do, so it may wait itself.
+        return history.close()
+
+
+async def _watched(serving: Awaitable[None], client_end: Link[Any, Any]) -> None:
+    """``serving``; if it breaks, the client is told instead of waiting for ever."""
+    try:
+        await serving
+    except LinkClosed:
+        raise
+    except Exception as error:
+        await client_end.close(f"internal error: {error!r}")
+        raise
