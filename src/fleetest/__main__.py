@@ -1,0 +1,6 @@
+"""``python -m fleetest``."""
+
+from fleetest.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="fleetest")
