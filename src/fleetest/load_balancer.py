@@ -9,7 +9,7 @@ from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
 from fleetest.core.entities import LiveLease, Slot, Task, Worker
 from fleetest.core.model import Instant, WorkerId
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Move
+from fleetest.core.policies import Hedge, Move
 
 WORTH_MOVING_S = 0.05
 """Less predicted work than this is done sooner where it is than it could be moved."""
@@ -93,7 +93,7 @@ class LoadBalancer:
 
     # Moving waiting work -----------------------------------------------------------------------------------------
 
-    def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
+    def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         donors = []
         for slot in busy:
             move = self._what_could_go(slot, now)

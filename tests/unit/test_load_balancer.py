@@ -6,6 +6,7 @@ import pytest
 
 from fleetest.core import commands, events
 from fleetest.core.model import Capabilities, Limits, Verdict, WorkerId
+from fleetest.core.policies import Move
 from fleetest.core.requirements import parse_options
 from fleetest.load_balancer import LoadBalancer
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
@@ -197,3 +198,24 @@ def test_the_load_of_a_mixed_queue_ends_even(cluster):
         for name in ("w1", "w2", "w3")
     ]
     assert max(loads) - min(loads) <= 2
+
+
+def test_a_task_is_moved_only_so_often():
+    cluster = ScriptedCluster(Limits(heartbeat_interval_s=math.inf, moves_max=2))
+    cluster.join("a")
+    cluster.submit(task("long", expected_s=0.1), task("next", expected_s=0.1))
+    planned = cluster.state.cluster.runs[RUN].tasks["next"]
+    [slot] = cluster.state.cluster.workers["a"].slots
+
+    def propose(idle, busy, now):
+        return [Move([planned.lease], slot, next(iter(idle)), donor_is_stuck=False)]
+
+    balancer(cluster).propose = propose
+    cluster.start("long")
+    for session in range(4):
+        cluster.join("b", session=f"{session}")
+        cluster.wait(5.0)
+        cluster.disconnect("b", dead=True)
+        if planned.lease.is_revoked:
+            cluster.give_back("next")
+    assert planned.moves == len(cluster.all(commands.RevokeLeases)) == 2

@@ -174,7 +174,12 @@ class Task:
     near_losses: int = 0
     """Times it was next on a worker that was lost: it may have been the cause, unseen."""
     infrastructure_failures: int = 0
+    moves: int = 0
+    """Times its lease was asked back for the sake of balance."""
     lease: LiveLease | None = None
+    """The first of its live leases."""
+    extra_leases: tuple[LiveLease, ...] = ()
+    """Its further live leases: those of the other members of a gang, or of a hedge."""
     verdict: Verdict | None = None
     reason: str = ""
     place: object = None

@@ -134,6 +134,8 @@ class TaskSpec:
     depends_on: tuple[TaskId, ...] = ()
     expected_s: float | None = None
     """Expected duration from history; None if never run."""
+    hedge: bool = True
+    """While it runs, a second attempt may be started on another worker; the first verdict counts."""
 
 
 @dataclass(slots=True)
@@ -199,6 +201,8 @@ class Limits:
     """A lease that was told to end and has not answered for this long is taken as ended."""
     infrastructure_failures_max: int = 5
     """A worker with this many consecutive infrastructure failures is quarantined."""
+    moves_max: int = 3
+    """A task is taken from a slot for the sake of balance at most this often."""
     workers_may_join: bool = True
     """False for a fleet that stays as it is: what nobody there can run ends not_run instead of waiting."""
     story_length_max: int = 30

@@ -88,8 +88,16 @@ class Move:
     """The head of the donor runs far longer than predicted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """Start a second attempt of the task that runs under this lease in the idle slot of another worker."""
+
+    lease: LiveLease
+    receiver: Slot
+
+
 class BalancingPolicy(Protocol):
-    """Moves waiting work from overloaded to idle slots."""
+    """Moves waiting work from overloaded to idle slots, and hedges what runs too long."""
 
     def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None: ...
 
@@ -101,8 +109,8 @@ class BalancingPolicy(Protocol):
 
     def forget(self, worker_id: WorkerId) -> None: ...
 
-    def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
-        """Moves from busy to idle slots; at most one per slot on either side."""
+    def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
+        """Moves from busy to idle slots, at most one per slot on either side; and hedges, one per idle slot."""
 
 
 class Health(Enum):

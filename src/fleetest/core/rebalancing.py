@@ -5,6 +5,7 @@ from __future__ import annotations
 from fleetest.core.cluster import Cluster
 from fleetest.core.commands import RevokeLeases
 from fleetest.core.dispatch import Dispatch
+from fleetest.core.policies import Hedge
 
 LOOK_S = 0.2
 LOOK_MAX_S = 1.6
@@ -40,16 +41,22 @@ class Rebalancing:
         idle = self._dispatch.empty_slots()
         moves = cluster.balancing.propose(idle, cluster.busy, cluster.now) if idle else ()
         for move in moves:
+            if isinstance(move, Hedge):
+                continue
             donor = move.donor
             leases = [
                 live
                 for live in move.leases
-                if live.lease_id in donor.leases and not live.is_started and not live.is_revoked
+                if live.lease_id in donor.leases
+                and not live.is_started
+                and not live.is_revoked
+                and live.task.moves < cluster.limits.moves_max
             ]
             if not leases or not donor.worker.is_linked:
                 continue
             for live in leases:
                 live.is_revoked = True
+                live.task.moves += 1
             donor.is_shunned = donor.is_shunned or move.donor_is_stuck
             cluster.outbox.add(RevokeLeases(donor.worker.worker_id, [live.lease_id for live in leases]))
         self._interval_s = LOOK_S if moves else min(LOOK_MAX_S, 2 * self._interval_s)

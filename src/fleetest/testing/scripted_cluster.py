@@ -41,6 +41,7 @@ def task(
     retries: int = 0,
     depends_on: Sequence[str] = (),
     expected_s: float | None = None,
+    hedge: bool = True,
 ) -> TaskSpec:
     """A task with plain strings for ids."""
     return TaskSpec(
@@ -53,6 +54,7 @@ def task(
         retries=retries,
         depends_on=tuple(TaskId(name) for name in depends_on),
         expected_s=expected_s,
+        hedge=hedge,
     )
 
 
