@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
-from fleetest.core.entities import LiveLease, Slot, Task, Worker
-from fleetest.core.model import Instant, WorkerId
+from fleetest.core.entities import LiveLease, Slot, Task, TaskClass, Worker
+from fleetest.core.model import Instant, Limits, WorkerId
 from fleetest.core.placement import Placement
 from fleetest.core.policies import Hedge, Move
 
@@ -35,12 +35,19 @@ class LoadBalancer:
     def __init__(self) -> None:
         self._records: dict[WorkerId, _Record] = {}
 
-    def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None:
-        self._placement, self._predict_s = placement, predict_s
+    def bind(self, placement: Placement, predict_s: Callable[[Task], float], limits: Limits) -> None:
+        self._placement, self._predict_s, self._limits = placement, predict_s, limits
 
     # What is known of workers ------------------------------------------------------------------------------------
 
-    def finished(self, worker: Worker, predicted_s: float, duration_s: float, is_success: bool) -> None:
+    def finished(
+        self,
+        worker: Worker,
+        predicted_s: float,
+        duration_s: float,
+        is_success: bool,
+        task_class: TaskClass | None = None,
+    ) -> None:
         record = self._records.get(worker.worker_id)
         if record is None:
             record = self._records[worker.worker_id] = _Record()
@@ -54,8 +61,20 @@ class LoadBalancer:
         record = self._records.setdefault(worker.worker_id, _Record())
         record.reliability *= 0.5
 
+    def answered(self, worker: Worker, turnaround_s: float) -> None:
+        pass
+
     def forget(self, worker_id: WorkerId) -> None:
         self._records.pop(worker_id, None)
+
+    def slowness(self, worker: Worker, task_class: TaskClass) -> float:
+        return 1.0
+
+    def order(self, worker: Worker) -> float:
+        return 1.0
+
+    def prefetch_s(self, worker: Worker) -> float:
+        return self._limits.prefetch_s
 
     def score(self, worker: Worker, task: Task) -> float | None:
         """How good a place the worker is for the task, in (0, 1]; None if it cannot run it.

@@ -31,11 +31,13 @@ class AttemptHandling:
         lease = Lease(
             cluster.next_lease_id(), run.run_id, task.spec.task_id, task.spec.suite, attempt, task.spec.timeout_s
         )
-        live = LiveLease(lease, task, slot, cluster.predict_s(task))
+        typical_s = cluster.predict_s(task)
+        predicted_s = typical_s * cluster.balancing.slowness(slot.worker, task.task_class)
+        live = LiveLease(lease, task, slot, predicted_s, typical_s)
         change_task(task, TaskState.LEASED, cluster.now, live)
         task.lease = live
         if not slot.leases:
-            slot.head_since = cluster.now
+            slot.head_since = slot.unanswered_since = cluster.now
             cluster.busy[slot] = None
         slot.leases[lease.lease_id] = cluster.leases[lease.lease_id] = run.leases[lease.lease_id] = live
         slot.queued_s += live.predicted_s
@@ -88,6 +90,7 @@ class AttemptHandling:
             change_task(task, TaskState.RUNNING, cluster.now, slot)
             if next(iter(slot.leases)) == lease_id:
                 slot.head_since = cluster.now
+            self._answered(slot, 0.0)
             if live.lease.timeout_s is not None:
                 due = cluster.now + live.lease.timeout_s + cluster.limits.lease_overrun_s
                 cluster.deadlines.set(("overrun", lease_id), due)
@@ -112,12 +115,13 @@ class AttemptHandling:
         cluster, task, verdict = self._cluster, live.task, result.verdict
         run, slot = task.run, live.slot
         duration_s = result.duration_s if 0.0 <= result.duration_s <= LONGEST_S else 0.0
+        self._answered(slot, duration_s)
         self._end(live, duration_s)
         task.attempts = live.lease.attempt
         if verdict not in _ENDED_FROM_OUTSIDE:
             run.durations.add(duration_s)
             task.group.durations.add(duration_s)
-        cluster.balancing.finished(slot.worker, live.predicted_s, duration_s, verdict in _SUCCESS)
+        cluster.balancing.finished(slot.worker, live.typical_s, duration_s, verdict in _SUCCESS, live.task.task_class)
         reason = ""
         if run.cancellation is not None and live.kill_reason and verdict in _ENDED_FROM_OUTSIDE:
             verdict, reason = Verdict.CANCELLED, live.kill_reason
@@ -289,6 +293,13 @@ class AttemptHandling:
         if not task.group.keep_together:
             task.avoid = worker_id
 
+    def _answered(self, slot: Slot, duration_s: float) -> None:
+        """The worker has said something of the slot: how long after the grant that it was empty for?"""
+        if slot.unanswered_since is not None:
+            cluster, since = self._cluster, slot.unanswered_since
+            slot.unanswered_since = None
+            cluster.balancing.answered(slot.worker, max(0.0, cluster.now - since - duration_s))
+
     # Small things ------------------------------------------------------------------------------------------------
 
     def _live(self, lease_id: LeaseId, worker_id: WorkerId) -> LiveLease | None:
@@ -307,9 +318,11 @@ class AttemptHandling:
             return
         slot.predicted_at_s = mean_s
         charge, predict_s = self._cluster.scheduling.charge, self._cluster.predict_s
+        slowness = self._cluster.balancing.slowness
         total_s = 0.0
         for live in slot.leases.values():
-            predicted_s = predict_s(live.task)
+            live.typical_s = predict_s(live.task)
+            predicted_s = live.typical_s * slowness(slot.worker, live.task.task_class)
             charge(live.task.run, predicted_s - live.predicted_s)
             live.predicted_s = predicted_s
             total_s += predicted_s

@@ -113,7 +113,7 @@ class Cluster:
         self._count = 0
         self._lease_count = 0
         scheduling.bind(self.placement, self.predict_s)
-        balancing.bind(self.placement, self.predict_s)
+        balancing.bind(self.placement, self.predict_s, limits)
 
     def next_order(self) -> int:
         self._count += 1

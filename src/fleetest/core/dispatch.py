@@ -111,7 +111,7 @@ class Dispatch:
             assert head is not None
             return Room.BLOCKED if head.task.requirements.reserves or head.task.is_suspect else Room.WANTING
         # Filled up only when half of it is gone: many tasks in one grant instead of one by one.
-        if count < limits.prefetch_tasks_max / 2 and slot.queued_s < limits.prefetch_s / 2:
+        if count < limits.prefetch_tasks_max / 2 and slot.queued_s < self._cluster.balancing.prefetch_s(worker) / 2:
             return Room.WANTING
         return Room.FULL
 
@@ -158,7 +158,7 @@ class Dispatch:
         if worker.holding is slot:
             worker.holding = None
         choice = cluster.scheduling.choose(
-            slot, limits.prefetch_s - slot.queued_s, limits.prefetch_tasks_max - len(slot.leases)
+            slot, cluster.balancing.prefetch_s(worker) - slot.queued_s, limits.prefetch_tasks_max - len(slot.leases)
         )
         if choice.hold is not None and not choice.hold.requirements.alone:
             worker.holding = slot

@@ -210,6 +210,9 @@ class LiveLease:
     task: Task
     slot: Slot
     predicted_s: float
+    """On this worker."""
+    typical_s: float
+    """Predicted for a worker of typical speed."""
     is_started: bool = False
     is_revoked: bool = False
     """It has been asked back."""
@@ -236,6 +239,8 @@ class Slot:
     is_told_idle: bool = False
     head_since: Instant = 0.0
     """When the first lease became the first, as far as the coordinator knows."""
+    unanswered_since: Instant | None = None
+    """When it was granted something while it was empty; None once its worker has said anything of that."""
     is_shunned: bool = False
     """Its head ran far longer than predicted and what waited behind it was taken away."""
     predicted_at_s: float | None = None

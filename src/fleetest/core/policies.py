@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from fleetest.core.entities import LiveLease, Run, Slot, Task, TaskClass, Worker
-from fleetest.core.model import Instant, WorkerId
+from fleetest.core.model import Instant, Limits, WorkerId
 
 if TYPE_CHECKING:
     from fleetest.core.placement import Placement
@@ -96,18 +96,61 @@ class Hedge:
     receiver: Slot
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good a place one worker is for one task, with its parts. All are in (0, 1], larger is better."""
+
+    fit: float
+    """1: nothing special of the worker would lie idle under this task."""
+    free: float
+    """1: it would start at once and nothing else runs there."""
+    speed: float
+    """1: the fastest worker of the fleet."""
+    reliability: float
+    """1: no infrastructure failure lately."""
+    locality: float
+    """1: the task's group is there, or nowhere yet."""
+    preference: float = 1.0
+    """1: everything that the task prefers."""
+
+    @property
+    def total(self) -> float:
+        """The product of the parts."""
+        return self.fit * self.free * self.speed * self.reliability * self.locality * self.preference
+
+
 class BalancingPolicy(Protocol):
-    """Moves waiting work from overloaded to idle slots, and hedges what runs too long."""
+    """Knows the speed of workers, moves waiting work from overloaded to idle slots, hedges what runs too long."""
 
-    def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None: ...
+    def bind(self, placement: Placement, predict_s: Callable[[Task], float], limits: Limits) -> None:
+        """Called once, before anything else. ``predict_s`` is for a worker of typical speed."""
 
-    def finished(self, worker: Worker, predicted_s: float, duration_s: float, is_success: bool) -> None:
-        """One execution ended on this worker."""
+    def finished(
+        self,
+        worker: Worker,
+        predicted_s: float,
+        duration_s: float,
+        is_success: bool,
+        task_class: TaskClass | None = None,
+    ) -> None:
+        """One execution ended on this worker. ``predicted_s`` is for a worker of typical speed."""
 
     def failed(self, worker: Worker) -> None:
         """An infrastructure failure of this worker."""
 
+    def answered(self, worker: Worker, turnaround_s: float) -> None:
+        """So long after a grant to an empty slot of this worker its test was seen to run, less the test itself."""
+
     def forget(self, worker_id: WorkerId) -> None: ...
+
+    def slowness(self, worker: Worker, task_class: TaskClass) -> float:
+        """Seconds that the worker needs for a second of predicted work of this class; 1 is typical. Never 0."""
+
+    def order(self, worker: Worker) -> float:
+        """Among empty slots of equally special workers those of the smallest are asked first."""
+
+    def prefetch_s(self, worker: Worker) -> float:
+        """Seconds of work that may wait in a slot's queue on this worker."""
 
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         """Moves from busy to idle slots, at most one per slot on either side; and hedges, one per idle slot."""
