@@ -94,7 +94,6 @@ class Coordinator:
         self._joining: WorkerId | None = None
         self._clients: set[_ClientPeer] = set()
         self._runs: dict[RunId, LiveRun] = {}
-        self._alerts: dict[tuple[WorkerId, str], str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closings: set[asyncio.Task[None]] = set()
@@ -187,10 +186,13 @@ class Coordinator:
             }
             for peer in self._workers.values()
         }
+        state = self._state.snapshot()
         alerts = [
-            {"worker": str(worker), "cause": cause, "message": text} for (worker, cause), text in self._alerts.items()
+            {"worker": str(alert.worker_id), "cause": alert.cause, "message": alert.message}
+            for alert in state.alerts
+            if alert.cleared_at is None
         ]
-        return {"connected": workers, "clients": len(self._clients), "alerts": alerts, "state": self._state.snapshot()}
+        return {"connected": workers, "clients": len(self._clients), "alerts": alerts, "state": state}
 
     async def _first_message(self, link: Link[Any, Any], expected: type[Hello]) -> tuple[Hello, list[Any]]:
         if self._is_closing:
@@ -440,11 +442,10 @@ class Coordinator:
         run.finish(counts)
 
     def _raise_alert(self, command: commands.RaiseAlert) -> None:
-        _log.warning("%s: %s", command.worker_id, command.message)
-        self._alerts[command.worker_id, command.cause] = command.message
+        _log.warning("alert %s: %s: %s: %s", command.alert_id, command.worker_id, command.cause, command.message)
 
     def _clear_alert(self, command: commands.ClearAlert) -> None:
-        self._alerts.pop((command.worker_id, command.cause), None)
+        _log.warning("alert %s is over: %s: %s", command.alert_id, command.worker_id, command.cause)
 
 
 async def _close(link: Link[Any, Any], mistake: RemoteProtocolError | None) -> None:

@@ -172,6 +172,15 @@ class ClusterMachine(RuleBasedStateMachine):
     def drain(self, data):
         self.apply(events.WorkerDraining(WorkerId(self.pick(data, sorted(self.linked)))))
 
+    @rule(
+        name=st.sampled_from(NAMES),
+        word=st.sampled_from(
+            [events.WorkerDrainRequested, events.WorkerResumed, events.WorkerQuarantined, events.WorkerReleased]
+        ),
+    )
+    def operate(self, name, word):
+        self.apply(word(WorkerId(name)))
+
     @precondition(lambda self: self.linked and (self.planned or self.unplanned))
     @rule(data=st.data(), lacks=st.sampled_from([None, None, "t0", "t1"]))
     def ready(self, data, lacks):
@@ -272,6 +281,7 @@ class ClusterMachine(RuleBasedStateMachine):
             self.apply(events.SuitePlanned(RunId(name), "", []))
         for name in NAMES:
             self.join_anew(name, 2)
+            self.apply(events.WorkerReleased(WorkerId(name)))
             for run in sorted(self.planned):
                 self.apply(events.SuiteReady(WorkerId(name), RunId(run), ""))
         for _ in range(300):

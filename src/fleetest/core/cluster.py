@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fleetest.core.alerts import Alerts
 from fleetest.core.commands import (
     Command,
     GrantLeases,
@@ -108,8 +109,10 @@ class Cluster:
         self.released_locks: set[str] = set()
         self.busy: dict[Slot, None] = {}
         """Slots with leases."""
-        self.alerts: dict[WorkerId, set[str]] = {}
-        """Causes raised and not cleared; they outlive the worker's session."""
+        self.alerts = Alerts(epoch, limits.alerts_kept_max)
+        """They outlive the worker's session."""
+        self.held_back: dict[WorkerId, str] = {}
+        """Workers that the operator quarantined, with the reason, whether they are there or not."""
         self._count = 0
         self._lease_count = 0
         scheduling.bind(self.placement, self.predict_s)

@@ -18,8 +18,20 @@ from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPoli
 from fleetest.core.rebalancing import Rebalancing
 from fleetest.core.run_handling import RunHandling
 from fleetest.core.snapshot import ClusterSnapshot, take_snapshot
+from fleetest.core.standing import Standing
 from fleetest.core.task_handling import TaskHandling
 from fleetest.core.worker_handling import WorkerHandling
+
+_SIGNS_OF_LIFE = (
+    events.SuiteReady,
+    events.SuiteUnavailable,
+    events.WorkerDraining,
+    events.AttemptsStarted,
+    events.AttemptsFinished,
+    events.LeasesReturned,
+    events.InfrastructureFailed,
+)
+"""Messages of a worker besides its heartbeats."""
 
 
 class ClusterState:
@@ -43,7 +55,8 @@ class ClusterState:
         self._runs = runs = RunHandling(cluster, tasks, attempts)
         self._dispatch = Dispatch(cluster, attempts)
         self._rebalancing = Rebalancing(cluster, self._dispatch)
-        self._workers = workers = WorkerHandling(cluster, tasks, attempts, runs, self._dispatch)
+        standing = Standing(cluster)
+        self._workers = workers = WorkerHandling(cluster, tasks, attempts, runs, self._dispatch, standing)
         self._attempts = attempts
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.RunSubmitted: runs.submitted,
@@ -56,6 +69,11 @@ class ClusterState:
             events.WorkerHeartbeat: lambda event: workers.seen(event.worker_id, is_beat=True),
             events.WorkerDraining: workers.draining,
             events.WorkerDisconnected: workers.disconnected,
+            events.WorkerDrainRequested: standing.drain_requested,
+            events.WorkerResumed: standing.resumed,
+            events.WorkerQuarantined: standing.quarantined,
+            events.WorkerReleased: standing.released,
+            events.AlertAcknowledged: standing.acknowledged,
             events.AttemptsStarted: attempts.started,
             events.AttemptsFinished: attempts.finished,
             events.LeasesReturned: attempts.returned,
@@ -67,11 +85,8 @@ class ClusterState:
         """Take in what happened and return what must be done, in order. ``now`` never goes backwards."""
         cluster = self.cluster
         cluster.now = max(now, cluster.now)
-        worker_id = getattr(event, "worker_id", None)
-        if worker_id is not None and not isinstance(
-            event, events.WorkerHeartbeat | events.WorkerJoined | events.WorkerDisconnected
-        ):
-            self._workers.seen(worker_id, is_beat=False)
+        if isinstance(event, _SIGNS_OF_LIFE):
+            self._workers.seen(event.worker_id, is_beat=False)
         self._handlers[type(event)](event)
         self._run_deadlines()
         self._closed_fleet.after(event)

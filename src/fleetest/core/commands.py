@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from fleetest.core.model import AttemptResult, Lease, LeaseId, RunId, TaskId, Verdict, WorkerId
+from fleetest.core.model import AlertId, AttemptResult, Lease, LeaseId, RunId, TaskId, Verdict, WorkerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +121,14 @@ class RaiseAlert:
     worker_id: WorkerId
     cause: str
     message: str
+    alert_id: AlertId = field(default=AlertId(""), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ClearAlert:
     worker_id: WorkerId
     cause: str
+    alert_id: AlertId = field(default=AlertId(""), compare=False)
 
 
 Command: TypeAlias = (

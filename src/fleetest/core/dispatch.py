@@ -103,6 +103,8 @@ class Dispatch:
         worker, limits = slot.worker, self._cluster.limits
         if not worker.accepts or worker.alone is not None or slot.is_shunned:
             return Room.BLOCKED
+        if worker.is_on_probation and worker.lease_count:
+            return Room.BLOCKED
         count = len(slot.leases)
         if count == 0:
             return Room.EMPTY

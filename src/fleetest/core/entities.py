@@ -266,7 +266,13 @@ class Worker:
     slots: list[Slot] = field(default_factory=list)
     state: WorkerState = WorkerState.HEALTHY
     is_draining: bool = False
+    """It said so itself and will leave."""
+    is_drain_requested: bool = False
+    """The operator said so."""
+    is_silent: bool = False
     quarantined_because: str = ""
+    is_on_probation: bool = False
+    """It gets one task at a time until it has proved itself."""
     free: dict[str, float] = field(default_factory=dict)
     """Countable resources that nothing holds now."""
     lease_count: int = 0
@@ -284,7 +290,7 @@ class Worker:
     @property
     def accepts(self) -> bool:
         """True if it may be granted leases."""
-        return self.state is WorkerState.HEALTHY
+        return self.state in (WorkerState.HEALTHY, WorkerState.PROBATION)
 
     @property
     def is_linked(self) -> bool:

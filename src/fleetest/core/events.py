@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fleetest.core.model import AttemptResult, Capabilities, LeaseId, RunId, TaskId, TaskSpec, WorkerId
+from fleetest.core.model import AlertId, AttemptResult, Capabilities, LeaseId, RunId, TaskId, TaskSpec, WorkerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,43 @@ class WorkerDisconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerDrainRequested:
+    """The operator wants this session of the worker to start nothing new; it stays until it is resumed or leaves."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResumed:
+    """The operator takes back the drain."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerQuarantined:
+    """The operator does not trust a worker of this name, whatever its session, until it is released."""
+
+    worker_id: WorkerId
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReleased:
+    """The operator ends a quarantine, his own or an automatic one."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class AlertAcknowledged:
+    """Somebody has seen the alert and takes care of it."""
+
+    alert_id: AlertId
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptsStarted:
     worker_id: WorkerId
     lease_ids: Sequence[LeaseId]
@@ -157,6 +194,11 @@ Event: TypeAlias = (
     | WorkerHeartbeat
     | WorkerDraining
     | WorkerDisconnected
+    | WorkerDrainRequested
+    | WorkerResumed
+    | WorkerQuarantined
+    | WorkerReleased
+    | AlertAcknowledged
     | AttemptsStarted
     | AttemptsFinished
     | LeasesReturned

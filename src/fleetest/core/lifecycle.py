@@ -26,6 +26,7 @@ class WorkerState(str, Enum):
     SUSPECT = "suspect"
     DRAINING = "draining"
     QUARANTINED = "quarantined"
+    PROBATION = "probation"
     DISCONNECTED = "disconnected"
     LOST = "lost"
     LEFT = "left"
@@ -46,17 +47,25 @@ TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
 }
 
 _ENDS = frozenset({WorkerState.DISCONNECTED, WorkerState.LOST, WorkerState.LEFT})
+# The state of a worker with a link is derived from what is known of it (core.standing): each may follow each.
+_LINKED = frozenset(
+    {
+        WorkerState.HEALTHY,
+        WorkerState.SUSPECT,
+        WorkerState.DRAINING,
+        WorkerState.QUARANTINED,
+        WorkerState.PROBATION,
+    }
+)
 WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
-    WorkerState.HEALTHY: _ENDS | {WorkerState.SUSPECT, WorkerState.DRAINING, WorkerState.QUARANTINED},
-    WorkerState.SUSPECT: _ENDS | {WorkerState.HEALTHY, WorkerState.DRAINING, WorkerState.QUARANTINED},
-    WorkerState.DRAINING: _ENDS,
-    WorkerState.QUARANTINED: _ENDS | {WorkerState.HEALTHY, WorkerState.DRAINING},
+    **{state: _ENDS | (_LINKED - {state}) for state in WorkerState if state in _LINKED},
     # The same session came back: as what it was.
     WorkerState.DISCONNECTED: frozenset(
         {
             WorkerState.HEALTHY,
             WorkerState.DRAINING,
             WorkerState.QUARANTINED,
+            WorkerState.PROBATION,
             WorkerState.LOST,
             WorkerState.LEFT,
         }

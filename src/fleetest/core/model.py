@@ -17,6 +17,8 @@ TaskId = NewType("TaskId", str)
 WorkerId = NewType("WorkerId", str)
 LeaseId = NewType("LeaseId", int)
 """Unique within one epoch of the coordinator."""
+AlertId = NewType("AlertId", str)
+"""Unique over epochs: ``epoch-number``."""
 TaskKey: TypeAlias = tuple[RunId, TaskId]
 Instant: TypeAlias = float
 
@@ -205,4 +207,6 @@ class Limits:
     """A task is taken from a slot for the sake of balance at most this often."""
     workers_may_join: bool = True
     """False for a fleet that stays as it is: what nobody there can run ends not_run instead of waiting."""
+    alerts_kept_max: int = 1000
+    """So many alerts that are over are kept for questions."""
     story_length_max: int = 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fleetest.core.alerts import Alert
 from fleetest.core.cluster import Cluster
 from fleetest.core.entities import Run, Worker
 from fleetest.core.lifecycle import TaskState
@@ -38,6 +39,7 @@ class WorkerSnapshot:
     """Predicted work of all its leases, seconds."""
     last_seen: Instant
     alerts: tuple[str, ...]
+    """Causes of the alerts that last."""
     story: tuple[str, ...]
 
 
@@ -62,6 +64,8 @@ class ClusterSnapshot:
     epoch: int
     workers: tuple[WorkerSnapshot, ...]
     runs: tuple[RunSnapshot, ...]
+    alerts: tuple[Alert, ...] = ()
+    """Those that last and the latest that are over, oldest first."""
 
 
 def take_snapshot(cluster: Cluster) -> ClusterSnapshot:
@@ -70,6 +74,7 @@ def take_snapshot(cluster: Cluster) -> ClusterSnapshot:
         epoch=cluster.epoch,
         workers=tuple(_worker(cluster, worker) for worker in cluster.workers.values()),
         runs=tuple(_run(run) for run in cluster.runs.values()),
+        alerts=cluster.alerts.all(),
     )
 
 
@@ -92,7 +97,7 @@ def _worker(cluster: Cluster, worker: Worker) -> WorkerSnapshot:
         worker.lease_count - len(running),
         sum(slot.queued_s for slot in worker.slots),
         worker.last_seen,
-        tuple(sorted(cluster.alerts.get(worker.worker_id, ()))),
+        cluster.alerts.causes(worker.worker_id),
         worker.story.lines(),
     )
 

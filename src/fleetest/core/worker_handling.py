@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from fleetest.core import events
+from fleetest.core.alerts import Cause
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
-from fleetest.core.commands import ClearAlert, DisconnectWorker, RaiseAlert, RevokeLeases
+from fleetest.core.commands import DisconnectWorker
 from fleetest.core.dispatch import Dispatch
 from fleetest.core.entities import Readiness, Slot, Suite, SuiteReadiness, Worker
 from fleetest.core.lifecycle import Story, WorkerState, change_worker
 from fleetest.core.model import RunId, WorkerId
 from fleetest.core.policies import Health, HealthChange
 from fleetest.core.run_handling import RunHandling
+from fleetest.core.standing import Standing
 from fleetest.core.task_handling import TaskHandling
 
 
@@ -23,9 +25,11 @@ class WorkerHandling:
         attempts: AttemptHandling,
         runs: RunHandling,
         dispatch: Dispatch,
+        standing: Standing,
     ) -> None:
         self._cluster, self._tasks, self._attempts = cluster, tasks, attempts
         self._runs, self._dispatch = runs, dispatch
+        self._standing = standing
 
     # Coming ------------------------------------------------------------------------------------------------------
 
@@ -43,8 +47,9 @@ class WorkerHandling:
         cluster.workers[worker.worker_id] = worker
         cluster.placement.recount(worker)
         cluster.health.watch(worker.worker_id, cluster.now, cluster.limits.heartbeat_interval_s)
-        for cause in sorted(cluster.alerts.pop(worker.worker_id, ())):
-            cluster.outbox.add(ClearAlert(worker.worker_id, cause))
+        self._standing.clear(worker.worker_id, Cause.LOST)
+        self._standing.set_held_back(worker)
+        self._standing.settle(worker, worker.quarantined_because)
         self._attempts.kill_unknown(worker, event.held_leases)
         self._prepare_all(worker)
 
@@ -68,16 +73,8 @@ class WorkerHandling:
         """The same session: what it still executes goes on, the rest is queued again."""
         cluster = self._cluster
         cluster.deadlines.cancel(("reconnect", worker.worker_id))
-        if worker.state in (WorkerState.DISCONNECTED, WorkerState.SUSPECT):
-            state = WorkerState.HEALTHY
-            if worker.is_draining and worker.state is WorkerState.DISCONNECTED:
-                state = WorkerState.DRAINING
-            elif worker.quarantined_because and worker.state is WorkerState.DISCONNECTED:
-                state = WorkerState.QUARANTINED
-            change_worker(worker, state, cluster.now, "came back")
         worker.last_seen = cluster.now
-        self._clear(worker.worker_id, "suspect")
-        cluster.placement.recount(worker)
+        self._standing.clear(worker.worker_id, Cause.SUSPECT)
         cluster.health.watch(worker.worker_id, cluster.now, cluster.limits.heartbeat_interval_s)
         held = set(event.held_leases)
         own = [live for slot in worker.slots for live in slot.leases.values()]
@@ -89,6 +86,7 @@ class WorkerHandling:
             slot.is_told_idle = False
             for live in slot.leases.values():
                 live.is_revoked = False
+        self._standing.came_back(worker)
         cluster.ask(worker.slots)
         self._prepare_all(worker)
         for run in [run for run in cluster.runs.values() if run.cancellation is not None]:
@@ -165,14 +163,13 @@ class WorkerHandling:
         if change.health is Health.LOST:
             cluster.outbox.add(DisconnectWorker(worker.worker_id, change.reason))
             self._remove(worker, WorkerState.LOST, change.reason)
-        elif change.health is Health.SUSPECT:
-            self._alert(worker.worker_id, "suspect", change.reason)
-            if worker.state is WorkerState.HEALTHY:
-                self._change(worker, WorkerState.SUSPECT, change.reason)
+            return
+        worker.is_silent = change.health is Health.SUSPECT
+        if worker.is_silent:
+            self._standing.alert(worker.worker_id, Cause.SUSPECT, change.reason)
         else:
-            self._clear(worker.worker_id, "suspect")
-            if worker.state is WorkerState.SUSPECT:
-                self._change(worker, WorkerState.HEALTHY, change.reason)
+            self._standing.clear(worker.worker_id, Cause.SUSPECT)
+        self._standing.settle(worker, change.reason)
 
     def infrastructure_failed(self, event: events.InfrastructureFailed) -> None:
         cluster = self._cluster
@@ -182,16 +179,11 @@ class WorkerHandling:
             return
         worker.consecutive_failures += 1
         cluster.balancing.failed(worker)
-        if (
-            worker.consecutive_failures >= cluster.limits.infrastructure_failures_max
-            and worker.is_linked
-            and worker.state not in (WorkerState.QUARANTINED, WorkerState.DRAINING)
-        ):
-            worker.quarantined_because = event.reason
-            self._change(worker, WorkerState.QUARANTINED, event.reason)
-            self._give_back(worker)
+        if worker.consecutive_failures >= cluster.limits.infrastructure_failures_max and not worker.quarantined_because:
             failures = worker.consecutive_failures
-            self._alert(worker.worker_id, "quarantined", f"{failures} infrastructure failures in a row: {event.reason}")
+            worker.quarantined_because = f"{failures} infrastructure failures in a row: {event.reason}"
+            self._standing.alert(worker.worker_id, Cause.QUARANTINED, worker.quarantined_because)
+            self._standing.settle(worker, event.reason)
 
     # Going -------------------------------------------------------------------------------------------------------
 
@@ -200,8 +192,7 @@ class WorkerHandling:
         if worker is None or worker.is_draining or not worker.is_linked:
             return
         worker.is_draining = True
-        self._change(worker, WorkerState.DRAINING, "asked to")
-        self._give_back(worker)
+        self._standing.settle(worker, "asked to")
 
     def disconnected(self, event: events.WorkerDisconnected) -> None:
         cluster = self._cluster
@@ -213,7 +204,7 @@ class WorkerHandling:
         elif event.process_is_dead:
             self._remove(worker, WorkerState.LOST, event.reason or "its process died")
         elif worker.is_linked:
-            self._change(worker, WorkerState.DISCONNECTED, event.reason)
+            self._standing.change(worker, WorkerState.DISCONNECTED, event.reason)
             cluster.health.forget(worker.worker_id)
             due = cluster.now + cluster.limits.reconnect_grace_s
             cluster.deadlines.set(("reconnect", worker.worker_id), due)
@@ -223,27 +214,6 @@ class WorkerHandling:
         worker = self._cluster.workers.get(worker_id)
         if worker is not None and worker.state is WorkerState.DISCONNECTED:
             self._remove(worker, WorkerState.LOST, "did not come back")
-
-    def _change(self, worker: Worker, state: WorkerState, reason: str) -> None:
-        cluster = self._cluster
-        change_worker(worker, state, cluster.now, reason)
-        cluster.placement.recount(worker)
-        if state in (WorkerState.DRAINING, WorkerState.QUARANTINED):
-            cluster.scheduling.forget_slots(worker.slots)
-        cluster.ask(worker.slots)
-
-    def _give_back(self, worker: Worker) -> None:
-        """Ask back what has not started on a worker that is to start nothing more."""
-        leases = [
-            live
-            for slot in worker.slots
-            for live in slot.leases.values()
-            if not live.is_started and not live.is_revoked
-        ]
-        for live in leases:
-            live.is_revoked = True
-        if leases:
-            self._cluster.outbox.add(RevokeLeases(worker.worker_id, [live.lease_id for live in leases]))
 
     def _remove(self, worker: Worker, state: WorkerState, reason: str) -> None:
         cluster, worker_id = self._cluster, worker.worker_id
@@ -268,23 +238,8 @@ class WorkerHandling:
         self._attempts.lose([live for slot in worker.slots for live in slot.leases.values()], why)
         for suite in suites:
             self._tasks.review(suite)
-        for cause in ("suspect", "quarantined"):
-            self._clear(worker_id, cause)
+        self._standing.clear(worker_id, Cause.SUSPECT)
+        if worker_id not in cluster.held_back:
+            self._standing.clear(worker_id, Cause.QUARANTINED)
         if state is WorkerState.LOST and reason != "replaced by a new session":
-            self._alert(worker_id, "lost", reason)
-
-    # Alerts ------------------------------------------------------------------------------------------------------
-
-    def _alert(self, worker_id: WorkerId, cause: str, message: str) -> None:
-        causes = self._cluster.alerts.setdefault(worker_id, set())
-        if cause not in causes:
-            causes.add(cause)
-            self._cluster.outbox.add(RaiseAlert(worker_id, cause, message))
-
-    def _clear(self, worker_id: WorkerId, cause: str) -> None:
-        causes = self._cluster.alerts.get(worker_id)
-        if causes and cause in causes:
-            causes.discard(cause)
-            if not causes:
-                del self._cluster.alerts[worker_id]
-            self._cluster.outbox.add(ClearAlert(worker_id, cause))
+            self._standing.alert(worker_id, Cause.LOST, reason)

@@ -1,0 +1,125 @@
+"""How a worker stands: the state that follows from its silence, its record, its probe and the operator's word.
+
+What is known of a worker are facts that come and go independently of each other. The state is derived from all of them
+in one place, so that a worker that is drained, quarantined and silent at once is what matters most, and becomes what
+the rest says as soon as one of them is over.
+"""
+
+from __future__ import annotations
+
+from fleetest.core import events
+from fleetest.core.alerts import Cause
+from fleetest.core.cluster import Cluster
+from fleetest.core.commands import ClearAlert, RaiseAlert, RevokeLeases
+from fleetest.core.entities import Worker
+from fleetest.core.lifecycle import WorkerState, change_worker
+from fleetest.core.model import WorkerId
+
+
+def standing(worker: Worker) -> WorkerState:
+    """The state of a worker that has a link. The first that applies: draining, quarantined, suspect, probation."""
+    if worker.is_draining or worker.is_drain_requested:
+        return WorkerState.DRAINING
+    if worker.quarantined_because:
+        return WorkerState.QUARANTINED
+    if worker.is_silent:
+        return WorkerState.SUSPECT
+    if worker.is_on_probation:
+        return WorkerState.PROBATION
+    return WorkerState.HEALTHY
+
+
+class Standing:
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def settle(self, worker: Worker, reason: str) -> None:
+        """Bring the state of a worker into line with what is known of it; ``reason`` is why it may have changed."""
+        if worker.is_linked:
+            self._become(worker, standing(worker), reason)
+
+    def came_back(self, worker: Worker) -> None:
+        """The worker has a link again."""
+        worker.is_silent = False
+        self._become(worker, standing(worker), "came back")
+
+    def _become(self, worker: Worker, state: WorkerState, reason: str) -> None:
+        if state is not worker.state:
+            self.change(worker, state, reason)
+        if state in (WorkerState.DRAINING, WorkerState.QUARANTINED):
+            self._give_back(worker)
+
+    def change(self, worker: Worker, state: WorkerState, reason: str) -> None:
+        cluster = self._cluster
+        change_worker(worker, state, cluster.now, reason)
+        cluster.placement.recount(worker)
+        if state in (WorkerState.DRAINING, WorkerState.QUARANTINED):
+            cluster.scheduling.forget_slots(worker.slots)
+        cluster.ask(worker.slots)
+
+    def _give_back(self, worker: Worker) -> None:
+        """Ask back what has not started on a worker that is to start nothing more."""
+        leases = [
+            live
+            for slot in worker.slots
+            for live in slot.leases.values()
+            if not live.is_started and not live.is_revoked
+        ]
+        for live in leases:
+            live.is_revoked = True
+        if leases:
+            self._cluster.outbox.add(RevokeLeases(worker.worker_id, [live.lease_id for live in leases]))
+
+    # What the operator says ----------------------------------------------------------------------------------------
+
+    def drain_requested(self, event: events.WorkerDrainRequested) -> None:
+        worker = self._cluster.workers.get(event.worker_id)
+        if worker is not None:
+            worker.is_drain_requested = True
+            self.settle(worker, "drained by the operator")
+
+    def resumed(self, event: events.WorkerResumed) -> None:
+        worker = self._cluster.workers.get(event.worker_id)
+        if worker is not None:
+            worker.is_drain_requested = False
+            self.settle(worker, "resumed by the operator")
+
+    def quarantined(self, event: events.WorkerQuarantined) -> None:
+        """It outlives the worker's session: the machine is not trusted until it is released."""
+        self._cluster.held_back[event.worker_id] = event.reason or "no reason given"
+        worker = self._cluster.workers.get(event.worker_id)
+        if worker is not None:
+            self.set_held_back(worker)
+            self.settle(worker, worker.quarantined_because)
+
+    def set_held_back(self, worker: Worker) -> None:
+        """Take what the operator said of a worker of this name into its record."""
+        reason = self._cluster.held_back.get(worker.worker_id)
+        if reason is not None:
+            worker.quarantined_because = f"by the operator: {reason}"
+            self.alert(worker.worker_id, Cause.QUARANTINED, worker.quarantined_because)
+
+    def released(self, event: events.WorkerReleased) -> None:
+        """Whoever quarantined it: it is trusted again from now on."""
+        self._cluster.held_back.pop(event.worker_id, None)
+        self.clear(event.worker_id, Cause.QUARANTINED)
+        worker = self._cluster.workers.get(event.worker_id)
+        if worker is not None:
+            worker.quarantined_because = ""
+            worker.consecutive_failures = 0
+            self.settle(worker, "released by the operator")
+
+    # Alerts ------------------------------------------------------------------------------------------------------
+
+    def alert(self, worker_id: WorkerId, cause: str, message: str) -> None:
+        alert = self._cluster.alerts.add(worker_id, cause, message, self._cluster.now)
+        if alert is not None:
+            self._cluster.outbox.add(RaiseAlert(worker_id, alert.cause, message, alert.alert_id))
+
+    def clear(self, worker_id: WorkerId, cause: str) -> None:
+        alert = self._cluster.alerts.clear(worker_id, cause, self._cluster.now)
+        if alert is not None:
+            self._cluster.outbox.add(ClearAlert(worker_id, alert.cause, alert.alert_id))
+
+    def acknowledged(self, event: events.AlertAcknowledged) -> None:
+        self._cluster.alerts.acknowledge(event.alert_id, event.by, self._cluster.now)
