@@ -22,6 +22,8 @@ from fleetest.core.model import (
     Verdict,
     WorkerId,
 )
+from fleetest.load_balancer import LoadBalancer
+from fleetest.testing.eager_hedging import EagerHedging
 from fleetest.testing.scripted_cluster import ScriptedCluster
 
 NAMES = ["w1", "w2", "w3"]
@@ -64,9 +66,11 @@ def plans(draw):
 
 
 class ClusterMachine(RuleBasedStateMachine):
+    balancing = LoadBalancer
+
     def __init__(self):
         super().__init__()
-        self.cluster = ScriptedCluster(LIMITS)
+        self.cluster = ScriptedCluster(LIMITS, balancing=self.balancing())
         self.held: dict[str, dict[LeaseId, Lease]] = {}
         """By linked or disconnected worker: leases that it was granted and has not reported."""
         self.sessions: dict[str, int] = {}
@@ -306,3 +310,13 @@ ClusterMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestCluster = ClusterMachine.TestCase
+
+
+class HedgingMachine(ClusterMachine):
+    """The same with a second attempt of whatever runs, wherever there is room for one."""
+
+    balancing = EagerHedging
+
+
+HedgingMachine.TestCase.settings = ClusterMachine.TestCase.settings
+TestHedgingCluster = HedgingMachine.TestCase

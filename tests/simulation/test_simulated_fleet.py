@@ -16,6 +16,7 @@ from fleetest.core.model import (
     TaskSpec,
     Verdict,
 )
+from fleetest.testing.eager_hedging import EagerHedging
 from fleetest.testing.simulated_cluster import SimulatedCluster
 from fleetest.testing.simulated_worker import Behaviour
 
@@ -50,9 +51,9 @@ def unlike_tasks(rnd: random.Random, count: int) -> list[TaskSpec]:
     return tasks
 
 
-def unlike_fleet(seed: int) -> SimulatedCluster:
+def unlike_fleet(seed: int, *, hedges: bool = False) -> SimulatedCluster:
     rnd = random.Random(f"fleet {seed}")
-    cluster = SimulatedCluster(seed)
+    cluster = SimulatedCluster(seed, balancing=EagerHedging() if hedges else None)
     for number in range(rnd.randint(1, 4)):
         cluster.add_worker(f"w{number}", rnd.randint(1, 3), GPU if number == 0 else PLAIN)
     tasks = unlike_tasks(rnd, 60)
@@ -77,10 +78,19 @@ def test_faults_then_healing_then_one_verdict_each(seed):
     cluster.check_end()
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_hedges_among_all_faults(seed):
+    print("seed", seed)
+    cluster = unlike_fleet(seed, hedges=True)
+    cluster.run_with_faults(20.0, mean_gap_s=0.7)
+    cluster.run_to_the_end()
+    cluster.check_end()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_cancelled_run_ends_soon_whatever_happens(seed):
     print("seed", seed)
-    cluster = unlike_fleet(1000 + seed)
+    cluster = unlike_fleet(1000 + seed, hedges=seed % 2 == 1)
     rnd = random.Random(f"cancel {seed}")
     for worker in cluster.workers.values():
         worker.ignores_kills = rnd.random() < 0.3

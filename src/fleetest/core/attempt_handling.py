@@ -18,6 +18,9 @@ _ENDED_FROM_OUTSIDE = frozenset(
 )
 
 
+_NOT_EXECUTED = frozenset({Verdict.CANCELLED, Verdict.QUARANTINED, Verdict.NOT_RUN})
+
+
 class AttemptHandling:
     def __init__(self, cluster: Cluster, tasks: TaskHandling) -> None:
         self._cluster, self._tasks = cluster, tasks
@@ -25,17 +28,21 @@ class AttemptHandling:
     # The slot's queue --------------------------------------------------------------------------------------------
 
     def grant(self, slot: Slot, task: Task) -> None:
-        """Lease the queued task to the slot."""
+        """Lease the queued task to the slot; or one that is under way once more, as its hedge."""
         cluster, run = self._cluster, task.run
-        attempt = task.attempts + 1
+        attempt = task.attempts + 1 if task.lease is None else _last_attempt(task) + 1
         lease = Lease(
             cluster.next_lease_id(), run.run_id, task.spec.task_id, task.spec.suite, attempt, task.spec.timeout_s
         )
         typical_s = cluster.predict_s(task)
         predicted_s = typical_s * cluster.balancing.slowness(slot.worker, task.task_class)
         live = LiveLease(lease, task, slot, predicted_s, typical_s)
-        change_task(task, TaskState.LEASED, cluster.now, live)
-        task.lease = live
+        if task.lease is None:
+            change_task(task, TaskState.LEASED, cluster.now, live)
+            task.lease = live
+        else:
+            task.story.add(cluster.now, "hedged", live)
+            task.extra_leases += (live,)
         if not slot.leases:
             slot.head_since = slot.unanswered_since = cluster.now
             cluster.busy[slot] = None
@@ -64,7 +71,10 @@ class AttemptHandling:
             del cluster.busy[slot]
         worker = slot.worker
         worker.lease_count -= 1
-        task.lease = None
+        if task.extra_leases:
+            self._detach(live)
+        else:
+            task.lease = None
         cluster.asking[slot] = None
         if live.is_started and live.lease.timeout_s is not None:
             cluster.deadlines.cancel(("overrun", lease_id))
@@ -77,6 +87,14 @@ class AttemptHandling:
             # Another suspect, or a task that wants the worker for itself may have waited for this.
             cluster.ask(worker.slots)
 
+    def _detach(self, live: LiveLease) -> None:
+        """One of several leases of a task is over: the others go on."""
+        task = live.task
+        task.lease, *others = [other for other in task.live_leases if other is not live]
+        task.extra_leases = tuple(others)
+        if task.state is TaskState.RUNNING and not any(other.is_started for other in task.live_leases):
+            change_task(task, TaskState.LEASED, self._cluster.now, task.lease)
+
     # What workers say --------------------------------------------------------------------------------------------
 
     def started(self, event: events.AttemptsStarted) -> None:
@@ -87,7 +105,10 @@ class AttemptHandling:
                 continue
             live.is_started = True
             task, slot = live.task, live.slot
-            change_task(task, TaskState.RUNNING, cluster.now, slot)
+            if task.state is TaskState.RUNNING:
+                task.story.add(cluster.now, "running too", slot)
+            else:
+                change_task(task, TaskState.RUNNING, cluster.now, slot)
             if next(iter(slot.leases)) == lease_id:
                 slot.head_since = cluster.now
             self._answered(slot, 0.0)
@@ -116,8 +137,13 @@ class AttemptHandling:
         run, slot = task.run, live.slot
         duration_s = result.duration_s if 0.0 <= result.duration_s <= LONGEST_S else 0.0
         self._answered(slot, duration_s)
+        if task.extra_leases:
+            if verdict in _NOT_EXECUTED:
+                self._drop(live, result, duration_s)
+                return
+            self._supersede(task, live)
         self._end(live, duration_s)
-        task.attempts = live.lease.attempt
+        task.attempts = max(task.attempts, live.lease.attempt)
         if verdict not in _ENDED_FROM_OUTSIDE:
             run.durations.add(duration_s)
             task.group.durations.add(duration_s)
@@ -144,6 +170,32 @@ class AttemptHandling:
         else:
             self._tasks.finish(task, outcome)
 
+    def _drop(self, live: LiveLease, result: AttemptResult, duration_s: float) -> None:
+        """One of several attempts ended without an execution that says anything: the others decide."""
+        self._end(live, duration_s)
+        self._spend_attempt(live, "another attempt goes on", result)
+
+    def _supersede(self, task: Task, winner: LiveLease | None, reason: str = "") -> None:
+        """End the other attempts of the task: what they still say is evidence, never a verdict."""
+        cluster = self._cluster
+        if winner is not None:
+            reason = f"attempt {winner.lease.attempt} on {winner.slot.worker.worker_id} was first"
+        for live in [live for live in task.live_leases if live is not winner]:
+            slot = live.slot
+            elapsed_s = cluster.now - slot.head_since if live.is_started and slot.head() is live else 0.0
+            self._end(live, elapsed_s)
+            if live.is_started:
+                task.attempts = max(task.attempts, live.lease.attempt)
+            if not live.kill_reason and slot.worker.is_linked:
+                cluster.outbox.add(KillLeases(slot.worker.worker_id, (live.lease_id,), reason))
+            self._mark_void(live, reason if live.is_started else "")
+
+    def _mark_void(self, live: LiveLease, unsaid: str = "") -> None:
+        run_id, worker_id = live.task.run.run_id, live.slot.worker.worker_id
+        self._cluster.voided[live.lease_id] = VoidedLease(
+            run_id, live.task.task_id, live.lease.attempt, worker_id, live.slot.index, unsaid
+        )
+
     def _superseded(self, worker_id: WorkerId, result: AttemptResult) -> None:
         """Evidence of an attempt whose lease is over; the same result twice is nothing at all."""
         voided = self._cluster.voided.get(result.lease_id)
@@ -158,10 +210,25 @@ class AttemptHandling:
             worker_id=worker_id,
             slot=voided.slot,
             result=result,
-            reason="its lease was over",
+            reason=voided.unsaid or "its lease was over",
             is_superseded=True,
         )
         self._cluster.outbox.outcome(voided.run_id, outcome)
+
+    def close_record(self, voided: VoidedLease) -> None:
+        """The run ends before anything was heard of this attempt: say that it was made."""
+        if voided.unsaid:
+            outcome = TaskOutcome(
+                voided.task_id,
+                voided.attempt,
+                Verdict.CANCELLED,
+                is_final=False,
+                worker_id=voided.worker_id,
+                slot=voided.slot,
+                reason=voided.unsaid,
+                is_superseded=True,
+            )
+            self._cluster.outbox.outcome(voided.run_id, outcome)
 
     def returned(self, event: events.LeasesReturned) -> None:
         back: list[Task] = []
@@ -172,7 +239,9 @@ class AttemptHandling:
                 continue
             self._end(live, 0.0)
             (lacked if event.not_collectable else back).append(live.task)
-        self._tasks.queue(back + lacked, f"returned by {event.worker_id}")
+        # Where another attempt goes on, nothing is to be done again.
+        again = [task for task in back + lacked if task.lease is None]
+        self._tasks.queue(again, f"returned by {event.worker_id}")
         if lacked:
             self._tasks.set_lacking(lacked, event.worker_id, lacks=True)
             self._remember_missing(lacked, event.worker_id)
@@ -204,7 +273,9 @@ class AttemptHandling:
                 count += 1
                 task.infrastructure_failures += 1
             self._avoid(task, event.worker_id)
-            if task.run.cancellation is not None:
+            if task.lease is not None:
+                self._judge_losses(task, event.reason)
+            elif task.run.cancellation is not None:
                 self._tasks.cancel(task, was_running=live.is_started)
             elif self._quarantined(task, event.reason):
                 continue
@@ -249,34 +320,44 @@ class AttemptHandling:
 
     def _void_one(self, live: LiveLease, reason: str) -> bool:
         """End the lease without its worker's word. True if the task is to be queued again."""
-        cluster, task, slot = self._cluster, live.task, live.slot
+        task, slot = live.task, live.slot
         self._end(live, 0.0)
-        cluster.voided[live.lease.lease_id] = VoidedLease(
-            task.run.run_id, task.task_id, live.lease.attempt, slot.worker.worker_id, slot.index
-        )
+        self._mark_void(live)
         self._avoid(task, slot.worker.worker_id)
         if live.is_started:
             task.losses += 1
+        if task.lease is not None:
+            if live.is_started:
+                self._spend_attempt(live, reason)
+            self._judge_losses(task, reason)
+            return False
         if task.run.cancellation is not None:
             if live.is_started:
-                task.attempts = live.lease.attempt
+                task.attempts = max(task.attempts, live.lease.attempt)
             self._tasks.cancel(task, was_running=live.is_started)
             return False
         if live.is_started:
             self._spend_attempt(live, reason)
         return not self._quarantined(task, reason)
 
+    def _judge_losses(self, task: Task, reason: str) -> None:
+        """One attempt was lost and another goes on: nothing is queued, but the rule of losses holds."""
+        if task.run.cancellation is None:
+            self._quarantined(task, reason)
+
     def _quarantined(self, task: Task, reason: str) -> bool:
         """End the task if it was lost so often that it must be the cause."""
         count = task.losses + task.near_losses
         if count < self._cluster.limits.attempts_lost_max:
             return False
+        self._supersede(task, None, f"the task was lost {count} times")
         self._tasks.finish_unexecuted(task, Verdict.QUARANTINED, f"lost {count} times, last: {reason}")
         return True
 
-    def _spend_attempt(self, live: LiveLease, reason: str) -> None:
+    def _spend_attempt(self, live: LiveLease, reason: str, result: AttemptResult | None = None) -> None:
+        """Put an attempt on record that gave no verdict."""
         task, slot = live.task, live.slot
-        task.attempts = live.lease.attempt
+        task.attempts = max(task.attempts, live.lease.attempt)
         outcome = TaskOutcome(
             task.task_id,
             live.lease.attempt,
@@ -284,6 +365,7 @@ class AttemptHandling:
             is_final=False,
             worker_id=slot.worker.worker_id,
             slot=slot.index,
+            result=result,
             reason=reason,
         )
         self._cluster.outbox.outcome(task.run.run_id, outcome)
@@ -332,3 +414,8 @@ class AttemptHandling:
         """The worker executes what is no longer wanted from it."""
         if lease_ids:
             self._cluster.outbox.add(KillLeases(worker.worker_id, lease_ids, "its lease was over"))
+
+
+def _last_attempt(task: Task) -> int:
+    """The highest number that any attempt of it has had."""
+    return max(task.attempts, *(live.lease.attempt for live in task.live_leases))

@@ -35,6 +35,8 @@ class VoidedLease:
     attempt: int
     worker_id: WorkerId
     slot: int
+    unsaid: str = ""
+    """Why it ended, to be put on record at the end of the run if its worker says nothing of it until then."""
 
 
 class Outbox:

@@ -54,7 +54,7 @@ class ClusterState:
         self._closed_fleet = ClosedFleet(cluster, tasks)
         self._runs = runs = RunHandling(cluster, tasks, attempts)
         self._dispatch = Dispatch(cluster, attempts)
-        self._rebalancing = Rebalancing(cluster, self._dispatch)
+        self._rebalancing = Rebalancing(cluster, attempts, self._dispatch)
         standing = Standing(cluster)
         self._workers = workers = WorkerHandling(cluster, tasks, attempts, runs, self._dispatch, standing)
         self._attempts = attempts
@@ -91,7 +91,8 @@ class ClusterState:
         self._run_deadlines()
         self._closed_fleet.after(event)
         self._dispatch.run()
-        self._rebalancing.after_event()
+        if self._rebalancing.after_event():
+            self._dispatch.run()
         return cluster.outbox.take()
 
     def next_deadline(self) -> Instant | None:
@@ -131,7 +132,7 @@ class ClusterState:
             elif kind == "overrun":
                 self._attempts.overrun(subject[0])
             elif kind == "balance":
-                self._rebalancing.look()
+                self._rebalancing.due()
             else:
                 run = cluster.runs.get(subject[0])
                 if run is not None and kind == "cancel":

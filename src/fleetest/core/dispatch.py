@@ -181,7 +181,7 @@ class Dispatch:
             if task.state is not TaskState.QUEUED:
                 continue
             if task.task_class is not accepted or task.is_suspect:
-                if not self._may_have(slot, task):
+                if not self.may_have(slot, task):
                     self._put_back[task] = None
                     continue
                 accepted = None if task.requirements.reserves or task.is_suspect else task.task_class
@@ -189,7 +189,7 @@ class Dispatch:
             granted = True
         return granted
 
-    def _may_have(self, slot: Slot, task: Task) -> bool:
+    def may_have(self, slot: Slot, task: Task) -> bool:
         """The core's own judgement of what a policy proposes."""
         placement, worker = self._cluster.placement, slot.worker
         if not placement.is_eligible(task.task_class, worker) or worker.alone is not None:

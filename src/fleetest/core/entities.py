@@ -190,6 +190,11 @@ class Task:
         return self.suite.run
 
     @property
+    def live_leases(self) -> tuple[LiveLease, ...]:
+        """All of them, the first one first."""
+        return () if self.lease is None else (self.lease, *self.extra_leases)
+
+    @property
     def is_suspect(self) -> bool:
         """A worker was lost with it: it gets a slot to itself, one such task at a time on a worker."""
         return bool(self.losses or self.near_losses)

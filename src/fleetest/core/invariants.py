@@ -6,7 +6,8 @@ import math
 
 from fleetest.core.cluster import Cluster
 from fleetest.core.cluster_state import ClusterState
-from fleetest.core.entities import Run, Worker
+from fleetest.core.entities import Run, Task, Worker
+from fleetest.core.hedging import may_be_hedged
 from fleetest.core.lifecycle import Story, TaskState
 from fleetest.errors import InvariantViolation
 
@@ -39,9 +40,9 @@ def _check_run(cluster: Cluster, run: Run) -> None:
         _demand((task.verdict is not None) == (task.state is TaskState.FINISHED), f"{task}: verdict", story)
         under_way = task.state in (TaskState.LEASED, TaskState.RUNNING)
         _demand((task.lease is not None) == under_way, f"{task} is {task.state.value}, lease {task.lease}", story)
+        _demand(task.lease is not None or not task.extra_leases, f"{task} has extra leases only", story)
         if task.lease is not None:
-            _demand(cluster.leases.get(task.lease.lease_id) is task.lease, f"{task}: its lease is not live", story)
-            _demand(task.lease.is_started == (task.state is TaskState.RUNNING), f"{task}: started", story)
+            _check_leases_of(cluster, task)
         if task.state is TaskState.PENDING:
             _demand(bool(task.waits_for), f"{task} waits for nothing", story)
         if task.state is TaskState.QUEUED:
@@ -55,6 +56,20 @@ def _check_run(cluster: Cluster, run: Run) -> None:
         _demand(waiting == queued.get(task_class, 0), f"{run}: the scheduler has {waiting} of a class")
     settled = all(suite.is_settled for suite in run.suites.values())
     _demand(not (settled and run.unfinished == 0), f"{run} should have ended")
+
+
+def _check_leases_of(cluster: Cluster, task: Task) -> None:
+    story, leases = task.story, task.live_leases
+    for live in leases:
+        _demand(cluster.leases.get(live.lease_id) is live, f"{task}: its lease is not live", story)
+    is_started = any(live.is_started for live in leases)
+    _demand(is_started == (task.state is TaskState.RUNNING), f"{task}: started", story)
+    workers = {live.slot.worker.worker_id for live in leases}
+    _demand(len(workers) == len(leases), f"{task} has two leases on one worker", story)
+    if len(leases) > 1:
+        _demand(len(leases) == 2, f"{task} is hedged more than once", story)
+        _demand(len({live.lease.attempt for live in leases}) == 2, f"{task}: its hedge is no attempt of its own", story)
+        _demand(may_be_hedged(task), f"{task} must not be hedged", story)
 
 
 def _check_worker(cluster: Cluster, worker: Worker) -> None:
@@ -94,7 +109,7 @@ def _check_leases(cluster: Cluster) -> None:
         _demand(cluster.workers.get(worker.worker_id) is worker, f"{live} is of a worker that is gone", story)
         _demand(live.slot.leases.get(lease_id) is live, f"{live} is not in its slot", story)
         _demand(live.task.run.leases.get(lease_id) is live, f"{live} is not in its run", story)
-        _demand(live.task.lease is live, f"{live} is not its task's", story)
+        _demand(sum(own is live for own in live.task.live_leases) == 1, f"{live} is not its task's", story)
         _demand(lease_id not in cluster.voided, f"{live} lives and is void", story)
     for name, live in cluster.placement.locks.items():
         _demand(cluster.leases.get(live.lease_id) is live, f"lock {name} is held by a dead lease")

@@ -41,8 +41,9 @@ TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.QUEUED: frozenset({TaskState.LEASED, TaskState.FINISHED}),
     # A short test's start is implied by its result; a returned or lost lease queues the task again.
     TaskState.LEASED: frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.FINISHED}),
-    # Back to queued: its worker was lost, or a retry follows.
-    TaskState.RUNNING: frozenset({TaskState.QUEUED, TaskState.FINISHED}),
+    # Back to queued: its worker was lost, or a retry follows. Back to leased: the attempt that ran was lost, and its
+    # hedge has not begun.
+    TaskState.RUNNING: frozenset({TaskState.QUEUED, TaskState.LEASED, TaskState.FINISHED}),
     TaskState.FINISHED: frozenset(),
 }
 

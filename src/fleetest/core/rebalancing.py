@@ -1,11 +1,13 @@
-"""Moves waiting work to idle slots: asks the balancing policy, asks leases back."""
+"""Moves waiting work to idle slots, and starts hedges there: asks the balancing policy, refuses what must not be."""
 
 from __future__ import annotations
 
+from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
 from fleetest.core.commands import RevokeLeases
 from fleetest.core.dispatch import Dispatch
-from fleetest.core.policies import Hedge
+from fleetest.core.hedging import may_hedge
+from fleetest.core.policies import Hedge, Move
 
 LOOK_S = 0.2
 LOOK_MAX_S = 1.6
@@ -14,50 +16,80 @@ LOOK_AGAIN_S = 0.02
 
 
 class Rebalancing:
-    """Looks when a slot has just become idle, and again from time to time while others have work waiting."""
+    """Looks when a slot has just become idle, and again from time to time while others have work."""
 
-    def __init__(self, cluster: Cluster, dispatch: Dispatch) -> None:
-        self._cluster, self._dispatch = cluster, dispatch
+    def __init__(self, cluster: Cluster, attempts: AttemptHandling, dispatch: Dispatch) -> None:
+        self._cluster, self._attempts, self._dispatch = cluster, attempts, dispatch
         self._interval_s = LOOK_S
         self._looked_at = -LOOK_AGAIN_S
+        self._is_due = False
 
-    def after_event(self) -> None:
+    def due(self) -> None:
+        """The time to look has come; what else is due now comes first."""
+        self._is_due = True
+
+    def after_event(self) -> bool:
+        """True if leases were granted: slots are to be filled, or told that nothing follows."""
         cluster = self._cluster
-        if len(cluster.leases) <= len(cluster.busy) or not self._dispatch.has_empty_slots:
+        is_due, self._is_due = self._is_due, False
+        # A worker alone has nobody to hedge on.
+        has_waiting = len(cluster.leases) > len(cluster.busy)
+        if not (has_waiting or (cluster.busy and len(cluster.workers) > 1)) or not self._dispatch.has_empty_slots:
             cluster.deadlines.cancel(("balance",))
-            return
-        if self._dispatch.left_empty:
+            return False
+        if has_waiting and self._dispatch.left_empty:
             self._interval_s = LOOK_S
-            if cluster.now >= self._looked_at + LOOK_AGAIN_S:
-                self.look()
-            else:
+            is_due = is_due or cluster.now >= self._looked_at + LOOK_AGAIN_S
+            if not is_due:
                 cluster.deadlines.set(("balance",), self._looked_at + LOOK_AGAIN_S)
-        elif ("balance",) not in cluster.deadlines:
+        if is_due:
+            return self._look()
+        if ("balance",) not in cluster.deadlines:
             cluster.deadlines.set(("balance",), cluster.now + self._interval_s)
+        return False
 
-    def look(self) -> None:
+    def _look(self) -> bool:
         cluster = self._cluster
         self._looked_at = cluster.now
         idle = self._dispatch.empty_slots()
-        moves = cluster.balancing.propose(idle, cluster.busy, cluster.now) if idle else ()
-        for move in moves:
-            if isinstance(move, Hedge):
-                continue
-            donor = move.donor
-            leases = [
-                live
-                for live in move.leases
-                if live.lease_id in donor.leases
-                and not live.is_started
-                and not live.is_revoked
-                and live.task.moves < cluster.limits.moves_max
-            ]
-            if not leases or not donor.worker.is_linked:
-                continue
-            for live in leases:
-                live.is_revoked = True
-                live.task.moves += 1
-            donor.is_shunned = donor.is_shunned or move.donor_is_stuck
-            cluster.outbox.add(RevokeLeases(donor.worker.worker_id, [live.lease_id for live in leases]))
-        self._interval_s = LOOK_S if moves else min(LOOK_MAX_S, 2 * self._interval_s)
+        proposals = cluster.balancing.propose(idle, cluster.busy, cluster.now) if idle else ()
+        is_granted = False
+        for proposal in proposals:
+            if isinstance(proposal, Hedge):
+                is_granted |= self._hedge(proposal)
+            else:
+                self._move(proposal)
+        self._interval_s = LOOK_S if proposals else min(LOOK_MAX_S, 2 * self._interval_s)
         cluster.deadlines.set(("balance",), cluster.now + self._interval_s)
+        return is_granted
+
+    def _move(self, move: Move) -> None:
+        donor, moves_max = move.donor, self._cluster.limits.moves_max
+        leases = [
+            live
+            for live in move.leases
+            if live.lease_id in donor.leases
+            and not live.is_started
+            and not live.is_revoked
+            and live.task.moves < moves_max
+        ]
+        if not leases or not donor.worker.is_linked:
+            return
+        for live in leases:
+            live.is_revoked = True
+            live.task.moves += 1
+        donor.is_shunned = donor.is_shunned or move.donor_is_stuck
+        self._cluster.outbox.add(RevokeLeases(donor.worker.worker_id, [live.lease_id for live in leases]))
+
+    def _hedge(self, hedge: Hedge) -> bool:
+        live, slot = hedge.lease, hedge.receiver
+        if (
+            slot.leases
+            or slot.worker is live.slot.worker
+            or not may_hedge(live)
+            or not self._dispatch.may_have(slot, live.task)
+        ):
+            return False
+        self._attempts.grant(slot, live.task)
+        self._cluster.asking[slot] = None
+        return True

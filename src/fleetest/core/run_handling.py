@@ -241,7 +241,7 @@ class RunHandling:
         while len(cluster.finished_runs) > FINISHED_RUNS_KEPT:
             del cluster.finished_runs[next(iter(cluster.finished_runs))]
         for lease_id in [key for key, voided in cluster.voided.items() if voided.run_id == run.run_id]:
-            del cluster.voided[lease_id]
+            self._attempts.close_record(cluster.voided.pop(lease_id))
         for kind in ("cancel", "killed"):
             cluster.deadlines.cancel((kind, run.run_id))
         cluster.outbox.add_last(RunFinished(run.run_id, dict(run.counts)))

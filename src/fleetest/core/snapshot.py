@@ -103,7 +103,9 @@ def _worker(cluster: Cluster, worker: Worker) -> WorkerSnapshot:
 
 
 def _run(run: Run) -> RunSnapshot:
-    running = sum(lease.is_started for lease in run.leases.values())
+    # Of several leases of one task the first stands for it.
+    under_way = [lease.task for lease in run.leases.values() if lease.task.lease is lease]
+    running = sum(task.state is TaskState.RUNNING for task in under_way)
     return RunSnapshot(
         run.run_id,
         run.owner,
@@ -116,8 +118,8 @@ def _run(run: Run) -> RunSnapshot:
         {
             TaskState.FINISHED.value: len(run.tasks) - run.unfinished,
             TaskState.RUNNING.value: running,
-            TaskState.LEASED.value: len(run.leases) - running,
-            "waiting": run.unfinished - len(run.leases),
+            TaskState.LEASED.value: len(under_way) - running,
+            "waiting": run.unfinished - len(under_way),
         },
         dict(run.counts),
         run.cancellation.reason if run.cancellation is not None else None,

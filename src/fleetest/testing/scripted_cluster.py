@@ -22,6 +22,7 @@ from fleetest.core.model import (
     Verdict,
     WorkerId,
 )
+from fleetest.core.policies import BalancingPolicy
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.task_scheduler import TaskScheduler
@@ -61,8 +62,11 @@ def task(
 class ScriptedCluster:
     """``now`` is set by the test; ``emitted`` has every command so far, ``leases`` the latest lease of each task."""
 
-    def __init__(self, limits: Limits | None = None, epoch: int = 1) -> None:
-        self.state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor(), limits or Limits(), epoch)
+    def __init__(
+        self, limits: Limits | None = None, epoch: int = 1, *, balancing: BalancingPolicy | None = None
+    ) -> None:
+        balancing = balancing or LoadBalancer()
+        self.state = ClusterState(TaskScheduler(), balancing, HealthMonitor(), limits or Limits(), epoch)
         self.now = 0.0
         self.emitted: list[commands.Command] = []
         self.leases: dict[str, Lease] = {}

@@ -13,6 +13,7 @@ from fleetest.core import commands, events
 from fleetest.core.cluster_state import ClusterState
 from fleetest.core.invariants import check
 from fleetest.core.model import Capabilities, Limits, RunId, TaskId, TaskSpec, Verdict, WorkerId
+from fleetest.core.policies import BalancingPolicy
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.task_scheduler import TaskScheduler
@@ -37,11 +38,18 @@ class RecordedRun:
 class SimulatedCluster:
     """``checks``: demand all invariants after every event (slow for large runs)."""
 
-    def __init__(self, seed: int = 0, limits: Limits | None = None, *, checks: bool = True) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        limits: Limits | None = None,
+        *,
+        checks: bool = True,
+        balancing: BalancingPolicy | None = None,
+    ) -> None:
         self.random = random.Random(seed)
         self.clock = VirtualClock()
         self.limits = limits or Limits(heartbeat_interval_s=1.0, reconnect_grace_s=3.0)
-        self.state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor(), self.limits)
+        self.state = ClusterState(TaskScheduler(), balancing or LoadBalancer(), HealthMonitor(), self.limits)
         self.workers: dict[WorkerId, SimulatedWorker] = {}
         self.runs: dict[RunId, RecordedRun] = {}
         self.behaviours: dict[TaskId, Behaviour] = {}

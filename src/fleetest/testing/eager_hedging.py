@@ -1,0 +1,24 @@
+"""A balancing policy that hedges whatever runs, so that tests see many hedges in little time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from fleetest.core.entities import Slot
+from fleetest.core.model import Instant
+from fleetest.core.policies import Hedge, Move
+from fleetest.load_balancer import LoadBalancer
+
+
+class EagerHedging(LoadBalancer):
+    """Proposes the first running task of any busy slot for every idle slot that got no move; the core refuses."""
+
+    def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
+        busy = list(busy)
+        proposals = list(super().propose(idle, busy, now))
+        receivers = {proposal.receiver for proposal in proposals}
+        heads = [head for slot in busy for head in [slot.head()] if head is not None and head.is_started]
+        for receiver in idle:
+            if receiver not in receivers:
+                proposals += [Hedge(head, receiver) for head in heads]
+        return proposals
