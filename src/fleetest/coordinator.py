@@ -375,7 +375,9 @@ class Coordinator:
         slots = sum(worker.hello.slots for worker in self._workers.values())
         peer.link.send(wire.RunAccepted(run_id=run_id, workers=names, slots=slots))
         suites = tuple(suite.name for suite in submission.suites)
-        self.apply(events.RunSubmitted(run_id, suites, submission.owner, submission.priority))
+        self.apply(
+            events.RunSubmitted(run_id, suites, submission.owner, submission.priority, submission.wait_for_workers_s)
+        )
         run.plan_commands()
 
     def _load_expected(self) -> ExpectedDurations | None:

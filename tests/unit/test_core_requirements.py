@@ -2,8 +2,8 @@
 
 import pytest
 
-from fleetest.core.matching import constraint_holds, matches, unmet
-from fleetest.core.model import Capabilities, Constraint, Operator, Requirements
+from fleetest.core.matching import constraint_holds, describe, matches, preference, unmet
+from fleetest.core.model import AnyOf, Capabilities, Constraint, Operator, Requirements
 from fleetest.core.requirements import (
     RequirementError,
     format_size,
@@ -219,3 +219,26 @@ def test_merged_requirements_hold_what_both_hold():
     assert merged.locks == ("a", "b")
     assert len(merged.constraints) == 2
     assert merged.alone
+
+
+def test_one_of_several_alternatives_is_enough():
+    either = AnyOf((Constraint("rocm", Operator.GE, "6"), Constraint("cuda", Operator.GE, "12")))
+    needs = Requirements(constraints=(either,))
+    assert matches(needs, Capabilities({"cuda": ("12.4",)}))
+    assert matches(needs, Capabilities({"rocm": ("6.1",), "cuda": ("11",)}))
+    assert not matches(needs, Capabilities({"cuda": ("11.8",)}))
+    assert unmet(needs, Capabilities({"cuda": ("11.8",)})) == ["rocm>=6 | cuda>=12 (cuda: has 11.8)"]
+    assert unmet(needs, Capabilities()) == ["rocm>=6 | cuda>=12 (has none)"]
+    assert describe(needs) == "rocm>=6 | cuda>=12"
+
+
+def test_a_preference_is_the_share_of_wishes_that_come_true_and_refuses_nobody():
+    needs = Requirements(prefers=(Constraint("ssd", Operator.EQ, "yes"), Constraint("gpu.model", Operator.EQ, "H100")))
+    shares = [
+        preference(needs, Capabilities(attributes))
+        for attributes in ({}, {"ssd": ("yes",)}, {"ssd": ("yes",), "gpu.model": ("H100",)})
+    ]
+    assert shares == [0.0, 0.5, 1.0]
+    assert matches(needs, Capabilities())
+    assert needs.is_plain
+    assert preference(Requirements(), Capabilities()) == 1.0

@@ -3,7 +3,19 @@
 import msgspec
 import pytest
 
-from fleetest.core.model import AttemptResult, LeaseId, Limits, RunId, TaskId, TaskSpec, Verdict
+from fleetest.core.model import (
+    AnyOf,
+    AttemptResult,
+    Constraint,
+    LeaseId,
+    Limits,
+    Operator,
+    Requirements,
+    RunId,
+    TaskId,
+    TaskSpec,
+    Verdict,
+)
 from fleetest.errors import RemoteProtocolError
 from fleetest.testing.conformance import plan_of, worker_messages
 from fleetest.wire import messages as wire
@@ -29,6 +41,33 @@ def test_messages_sent_together_share_one_frame():
     sent = list(worker_messages())
     (frame,) = worker_codec().encode(sent)
     assert coordinator_worker_codec().decode(frame) == sent
+
+
+def test_requirements_arrive_as_they_were_sent():
+    cuda, rocm = Constraint("cuda", Operator.GE, "12"), Constraint("rocm", Operator.GE, "6")
+    requirements = Requirements(constraints=(cuda, AnyOf((cuda, rocm))), prefers=(AnyOf((rocm, cuda)), rocm), workers=2)
+    task = TaskSpec(TaskId("t"), requirements=requirements, each="gpu.model", variant="gpu.model=H100")
+    suite = wire.CommandSuite(commands=(), tasks=(task,))
+    sent = wire.SubmitRun(run_id=RUN, suites=(suite,), wait_for_workers_s=1.5)
+    (frame,) = client_codec().encode([sent])
+    (received,) = coordinator_client_codec().decode(frame)
+    assert received == sent
+    assert isinstance(received.suites[0].tasks[0].requirements.constraints[1], AnyOf)
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, float("inf"), float("nan")])
+def test_a_wait_for_workers_is_a_time(wait_s):
+    with pytest.raises(RemoteProtocolError, match="waits"):
+        check_submission(wire.SubmitRun(run_id=RUN, suites=(wire.PytestSuite(),), wait_for_workers_s=wait_s), 10)
+
+
+def test_a_task_needs_at_least_one_worker():
+    suite = wire.CommandSuite(
+        commands=(wire.CommandSpec(name="t", argv=("true",), directory="/"),),
+        tasks=(TaskSpec(TaskId("t"), requirements=Requirements(workers=0)),),
+    )
+    with pytest.raises(RemoteProtocolError, match="workers"):
+        check_submission(wire.SubmitRun(run_id=RUN, suites=(suite,)), 10)
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 70_000])

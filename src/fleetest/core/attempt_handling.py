@@ -30,9 +30,10 @@ class AttemptHandling:
     def grant(self, slot: Slot, task: Task) -> None:
         """Lease the queued task to the slot; or one that is under way once more, as its hedge."""
         cluster, run = self._cluster, task.run
+        spec = task.spec
         attempt = task.attempts + 1 if task.lease is None else _last_attempt(task) + 1
         lease = Lease(
-            cluster.next_lease_id(), run.run_id, task.spec.task_id, task.spec.suite, attempt, task.spec.timeout_s
+            cluster.next_lease_id(), run.run_id, spec.task_id, spec.suite, attempt, spec.timeout_s, spec.variant
         )
         typical_s = cluster.predict_s(task)
         predicted_s = typical_s * cluster.balancing.slowness(slot.worker, task.task_class)

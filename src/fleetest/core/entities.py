@@ -123,10 +123,11 @@ class TaskGroup:
 
 @dataclass(slots=True, eq=False, repr=False)
 class RequirementKind:
-    """One distinct value of Requirements, with the memory of which capability kinds match it."""
+    """One distinct value of Requirements, with the memory of which capability kinds match it, and how well."""
 
     requirements: Requirements
     fits: dict[int, bool] = field(default_factory=dict)
+    preferences: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -18,6 +18,8 @@ class RunSubmitted:
     owner: str = ""
     """Fair share is between owners' runs."""
     priority: int = 0
+    wait_for_workers_s: float | None = None
+    """How long work that no known worker can do waits for one that can; None: for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fleetest.core.cluster import Cluster
 from fleetest.core.entities import Readiness, Task, Worker
 from fleetest.core.lifecycle import TaskState
-from fleetest.core.matching import constraint_holds, describe, describe_amount, describe_constraint, unmet
+from fleetest.core.matching import describe, describe_amount, describe_condition, holds, unmet
 from fleetest.core.model import RunId, TaskId
 
 
@@ -82,9 +82,9 @@ def _why_not_free(cluster: Cluster, task: Task, accepting: list[Worker]) -> str:
 def _nobody_has(task: Task, workers: list[Worker]) -> str:
     """Name what nobody has; and the worker that is closest."""
     requirements = task.requirements
-    for constraint in requirements.constraints:
-        if not any(constraint_holds(constraint, worker.capabilities) for worker in workers):
-            return f"no live worker has {describe_constraint(constraint)}{_closest(task, workers)}"
+    for condition in requirements.constraints:
+        if not any(holds(condition, worker.capabilities) for worker in workers):
+            return f"no live worker has {describe_condition(condition)}{_closest(task, workers)}"
     for name, amount in requirements.resources:
         if all(worker.capabilities.resources.get(name, 0.0) < amount for worker in workers):
             return f"no live worker has {describe_amount(name, amount)}{_closest(task, workers)}"

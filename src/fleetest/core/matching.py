@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from fleetest.core.model import Capabilities, Constraint, Operator, Requirements
+from fleetest.core.model import AnyOf, Capabilities, Condition, Constraint, Operator, Requirements
 from fleetest.core.requirements import RequirementError, format_size, parse_size
 
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)*)", re.IGNORECASE)
@@ -34,11 +34,24 @@ def constraint_holds(constraint: Constraint, capabilities: Capabilities) -> bool
     return any(_holds(operator, value, constraint.value) for value in values)
 
 
+def holds(condition: Condition, capabilities: Capabilities) -> bool:
+    """``constraint_holds`` for one constraint, or for any of several alternatives."""
+    if isinstance(condition, AnyOf):
+        return any(constraint_holds(constraint, capabilities) for constraint in condition.alternatives)
+    return constraint_holds(condition, capabilities)
+
+
 def matches(requirements: Requirements, capabilities: Capabilities) -> bool:
     """True if a worker with these capabilities, with nothing else on it, could run such a task."""
     return all(capabilities.resources.get(name, 0.0) >= amount for name, amount in requirements.resources) and all(
-        constraint_holds(constraint, capabilities) for constraint in requirements.constraints
+        holds(condition, capabilities) for condition in requirements.constraints
     )
+
+
+def preference(requirements: Requirements, capabilities: Capabilities) -> float:
+    """The share of the preferences that such a worker satisfies, from 0 to 1; 1 if there are none."""
+    wishes = requirements.prefers
+    return sum(holds(wish, capabilities) for wish in wishes) / len(wishes) if wishes else 1.0
 
 
 def unmet(requirements: Requirements, capabilities: Capabilities) -> list[str]:
@@ -48,14 +61,21 @@ def unmet(requirements: Requirements, capabilities: Capabilities) -> list[str]:
         for name, amount in requirements.resources
         if capabilities.resources.get(name, 0.0) < amount
     ]
-    for constraint in requirements.constraints:
-        if not constraint_holds(constraint, capabilities):
-            lacking.append(f"{describe_constraint(constraint)} ({_what_it_has(constraint.name, capabilities)})")
+    for condition in requirements.constraints:
+        if not holds(condition, capabilities):
+            lacking.append(f"{describe_condition(condition)} ({_what_it_has(condition, capabilities)})")
     return lacking
 
 
 def describe_constraint(constraint: Constraint) -> str:
     return f"{constraint.name}{constraint.operator.value}{constraint.value}"
+
+
+def describe_condition(condition: Condition) -> str:
+    """As it would be written: ``cuda>=12``, ``cuda>=12 | rocm>=6``."""
+    if isinstance(condition, AnyOf):
+        return " | ".join(map(describe_constraint, condition.alternatives))
+    return describe_constraint(condition)
 
 
 def describe_amount(name: str, amount: float) -> str:
@@ -67,9 +87,10 @@ def describe(requirements: Requirements) -> str:
     """The requirements in one line, for people; ``nothing special`` if there are none."""
     parts: Iterable[str] = [
         *(describe_amount(name, amount) for name, amount in requirements.resources),
-        *(describe_constraint(constraint) for constraint in requirements.constraints),
+        *map(describe_condition, requirements.constraints),
         *(f"lock {name}" for name in requirements.locks),
         *(["a worker of its own"] if requirements.alone else []),
+        *([f"{requirements.workers} workers at once"] if requirements.workers > 1 else []),
     ]
     return ", ".join(parts) or "nothing special"
 
@@ -78,7 +99,17 @@ def _amount(name: str, amount: float) -> str:
     return format_size(amount) if name.endswith("memory") else f"{amount:g}"
 
 
-def _what_it_has(name: str, capabilities: Capabilities) -> str:
+def _what_it_has(condition: Condition, capabilities: Capabilities) -> str:
+    if isinstance(condition, AnyOf):
+        names = dict.fromkeys(constraint.name for constraint in condition.alternatives)
+        owned = [name for name in names if name in capabilities.attributes or name in capabilities.resources]
+        if len(names) > 1 and owned:
+            return "; ".join(f"{name}: {_values_of(name, capabilities)}" for name in owned)
+        return _values_of(next(iter(names)), capabilities)
+    return _values_of(condition.name, capabilities)
+
+
+def _values_of(name: str, capabilities: Capabilities) -> str:
     values = list(capabilities.attributes.get(name, ()))
     if name in capabilities.resources:
         values.append(_amount(name, capabilities.resources[name]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NewType, TypeAlias
+from typing import NamedTuple, NewType, TypeAlias
 
 RunId = NewType("RunId", str)
 TaskId = NewType("TaskId", str)
@@ -74,29 +74,42 @@ class Constraint:
     value: str
 
 
+class AnyOf(NamedTuple):
+    """Holds if one of its constraints does. At least two of them, in the order in which they were written."""
+
+    alternatives: tuple[Constraint, ...]
+
+
+Condition: TypeAlias = Constraint | AnyOf
+
+
 @dataclass(frozen=True, slots=True)
 class Requirements:
     """What a task needs. Hashable: tasks are indexed by distinct requirements, never compared one by one.
 
     ``resources`` are reserved while the task runs (``("gpus", 1.0)``, ``("memory", 8589934592.0)``), sorted by name.
     ``constraints`` must all hold together on one worker. ``locks`` are names held exclusively across the whole fleet.
-    ``alone`` means that nothing else may run on that worker meanwhile.
+    ``alone`` means that nothing else may run on that worker meanwhile. ``prefers`` are wishes: a worker that satisfies
+    more of them is better, and none is refused for them. ``workers`` is the number of workers that the task needs at
+    the same time, each with all the rest.
     """
 
     resources: tuple[tuple[str, float], ...] = ()
-    constraints: tuple[Constraint, ...] = ()
+    constraints: tuple[Condition, ...] = ()
     locks: tuple[str, ...] = ()
     alone: bool = False
+    prefers: tuple[Condition, ...] = ()
+    workers: int = 1
 
     @property
     def is_plain(self) -> bool:
         """True if a free slot on any worker will do: such tasks may be queued ahead in a slot."""
-        return not (self.resources or self.constraints or self.locks or self.alone)
+        return not (self.constraints or self.reserves)
 
     @property
     def reserves(self) -> bool:
         """True if running it holds something besides its slot: such tasks are leased only to an empty slot."""
-        return bool(self.resources or self.locks or self.alone)
+        return bool(self.resources or self.locks or self.alone or self.workers > 1)
 
 
 NO_REQUIREMENTS = Requirements()
@@ -138,6 +151,11 @@ class TaskSpec:
     """Expected duration from history; None if never run."""
     hedge: bool = True
     """While it runs, a second attempt may be started on another worker; the first verdict counts."""
+    each: str = ""
+    """Name of a capability: the task is to run once on every distinct value of it. Empty for any other task, and for
+    the variants that such a task was expanded into."""
+    variant: str = ""
+    """``name=value`` of the value that this variant is for; its id is that of the test, then `` @ ``, then this."""
 
 
 @dataclass(slots=True)
@@ -178,6 +196,8 @@ class Lease:
     attempt: int
     """Counts from 1."""
     timeout_s: float | None = None
+    variant: str = ""
+    """That of the task: the worker knows the test by its id without it."""
 
 
 @dataclass(frozen=True, slots=True)

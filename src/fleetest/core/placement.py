@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fleetest.core.entities import LiveLease, RequirementKind, Suite, Task, TaskClass, Worker
-from fleetest.core.matching import matches
+from fleetest.core.matching import matches, preference
 from fleetest.core.model import Capabilities, Requirements, WorkerId
 
 
@@ -59,6 +59,16 @@ class Placement:
         known = kind.fits.get(capability_kind)
         if known is None:
             known = kind.fits[capability_kind] = matches(kind.requirements, self._capabilities[capability_kind])
+        return known
+
+    def preference(self, kind: RequirementKind, capability_kind: int) -> float:
+        """The share of such a task's preferences that a worker of that kind satisfies, from 0 to 1; 1 without any."""
+        if not kind.requirements.prefers:
+            return 1.0
+        known = kind.preferences.get(capability_kind)
+        if known is None:
+            known = preference(kind.requirements, self._capabilities[capability_kind])
+            kind.preferences[capability_kind] = known
         return known
 
     def specialness(self, capability_kind: int) -> int:

@@ -203,6 +203,8 @@ def merge_requirements(first: Requirements, second: Requirements) -> Requirement
         constraints=tuple(dict.fromkeys(first.constraints + second.constraints)),
         locks=tuple(sorted({*first.locks, *second.locks})),
         alone=first.alone or second.alone,
+        prefers=tuple(dict.fromkeys(first.prefers + second.prefers)),
+        workers=max(first.workers, second.workers),
     )
 
 

@@ -10,6 +10,7 @@ from fleetest.errors import RemoteProtocolError
 from fleetest.wire.messages import CommandSuite, SubmitRun, SuitePlan
 
 SUITES_PER_RUN_MAX = 1000
+WORKERS_PER_TASK_MAX = 1000
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -19,6 +20,8 @@ def check_submission(run: SubmitRun, tasks_max: int) -> None:
         raise RemoteProtocolError("a run's id must be 32 lower-case hex digits")
     if not 1 <= len(run.suites) <= SUITES_PER_RUN_MAX:
         raise RemoteProtocolError(f"a run of {len(run.suites)} suites: 1 to {SUITES_PER_RUN_MAX} are possible")
+    if run.wait_for_workers_s is not None and not 0.0 <= run.wait_for_workers_s < 1e9:
+        raise RemoteProtocolError(f"a run that waits {run.wait_for_workers_s} s for workers")
     names = [suite.name for suite in run.suites]
     if len(set(names)) != len(names):
         raise RemoteProtocolError("two suites of one run have the same name")
@@ -49,6 +52,8 @@ def check_tasks(suite: str, tasks: Sequence[TaskSpec], other_ids: Collection[Tas
         raise RemoteProtocolError(f"suite {suite!r}: an id occurs twice in the run")
     if any(task.suite != suite for task in tasks):
         raise RemoteProtocolError(f"suite {suite!r}: a task names another suite")
+    if any(not 1 <= task.requirements.workers <= WORKERS_PER_TASK_MAX for task in tasks):
+        raise RemoteProtocolError(f"suite {suite!r}: a task needs 1 to {WORKERS_PER_TASK_MAX} workers")
 
 
 def check_results(results: Sequence[AttemptResult]) -> None:

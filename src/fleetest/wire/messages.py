@@ -299,6 +299,8 @@ class SubmitRun(Message, frozen=True):
     priority: int = 0
     title: str = ""
     """The command line as the user typed it, for history."""
+    wait_for_workers_s: float | None = None
+    """How long work that no known worker can do waits for one that can, seconds; None: for ever."""
 
 
 class CancelRun(Message, frozen=True):
