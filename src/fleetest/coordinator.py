@@ -376,7 +376,14 @@ class Coordinator:
         peer.link.send(wire.RunAccepted(run_id=run_id, workers=names, slots=slots))
         suites = tuple(suite.name for suite in submission.suites)
         self.apply(
-            events.RunSubmitted(run_id, suites, submission.owner, submission.priority, submission.wait_for_workers_s)
+            events.RunSubmitted(
+                run_id,
+                suites,
+                submission.owner,
+                submission.priority,
+                wait_for_workers_s=submission.wait_for_workers_s,
+                weight=submission.weight,
+            )
         )
         run.plan_commands()
 

@@ -13,6 +13,7 @@ from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup
 from fleetest.core.fair_share import FairShare
 from fleetest.core.group_queue import ClassLine, GroupQueue
+from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
 from fleetest.core.policies import Choice, Wakes
 
@@ -35,9 +36,10 @@ class TaskScheduler:
         self._wakes = Wakes({}, {}, {})
         self._count = 0
 
-    def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None:
+    def bind(self, placement: Placement, predict_s: Callable[[Task], float], limits: Limits) -> None:
         self._placement = placement
         self._predict_s = predict_s
+        self._limits = limits
 
     # What is queued --------------------------------------------------------------------------------------------
 
@@ -65,7 +67,7 @@ class TaskScheduler:
                 self._pinned[slot_of].pop(group, None)
         self._share.drop(run)
 
-    def add_tasks(self, tasks: Sequence[Task]) -> None:
+    def add_tasks(self, tasks: Sequence[Task], now: Instant) -> None:
         is_long = self._long_tasks(tasks) if tasks else None
         changed: dict[GroupQueue, list[Task]] = {}
         for task in tasks:
@@ -121,7 +123,7 @@ class TaskScheduler:
 
     # Choosing --------------------------------------------------------------------------------------------------
 
-    def choose(self, slot: Slot, room_s: float, room_tasks: int) -> Choice:
+    def choose(self, slot: Slot, room_s: float, room_tasks: int, now: Instant) -> Choice:
         tasks: list[Task] = []
         is_empty = not slot.leases
         taken_s = 0.0

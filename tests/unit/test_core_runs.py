@@ -534,7 +534,7 @@ def test_times_that_are_no_times_spoil_nothing(cluster, nonsense):
 class LyingScheduler(TaskScheduler):
     """Proposes everything to everybody, whatever it needs, and again and again."""
 
-    def choose(self, slot, room_s, room_tasks):
+    def choose(self, slot, room_s, room_tasks, now):
         tasks = [task for run in self._share for task in run.tasks.values()]
         self.discard_tasks(tasks)
         return Choice(tasks)

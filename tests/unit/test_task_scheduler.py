@@ -82,6 +82,23 @@ def test_owners_share_the_fleet_fairly(cluster):
     assert 4 <= order.count("y") <= 6
 
 
+@pytest.mark.parametrize("owners", [("ann", "ann"), ("ann", "bob")])
+@pytest.mark.parametrize(("light_s", "heavy_s"), [(10.0, 10.0), (4.0, 20.0), (20.0, 4.0)])
+def test_runs_share_by_weight_whatever_their_tasks_take(cluster, owners, light_s, heavy_s):
+    cluster.join("w")
+    for run, owner, weight, seconds in (("x", owners[0], 1.0, light_s), ("y", owners[1], 3.0, heavy_s)):
+        tasks = (task(f"{run}{i}", group=f"{run}{i}", expected_s=seconds) for i in range(400))
+        cluster.submit(*tasks, run=run, owner=owner, weight=weight)
+    cluster.finish("x0", "x1", duration_s=light_s)  # granted while it was the only run
+    used_s = {"x": 0.0, "y": 0.0}
+    while sum(used_s.values()) < 1600.0:
+        [name] = running(cluster).values()
+        seconds = light_s if name[0] == "x" else heavy_s
+        used_s[name[0]] += seconds
+        cluster.finish(name, duration_s=seconds)
+    assert used_s["y"] / used_s["x"] == pytest.approx(3.0, rel=0.1)
+
+
 def test_a_newcomer_is_not_owed_the_past(cluster):
     cluster.join("w")
     cluster.submit(*(task(f"x{i}", group=f"x{i}", expected_s=10.0) for i in range(40)), run="x", owner="ann")

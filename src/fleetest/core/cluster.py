@@ -117,7 +117,7 @@ class Cluster:
         """Workers that the operator quarantined, with the reason, whether they are there or not."""
         self._count = 0
         self._lease_count = 0
-        scheduling.bind(self.placement, self.predict_s)
+        scheduling.bind(self.placement, self.predict_s, limits)
         balancing.bind(self.placement, self.predict_s, limits)
 
     def next_order(self) -> int:

@@ -59,7 +59,9 @@ class Dispatch:
             touched.update(dict.fromkeys(asking))
         if self._put_back:
             # Only now: a policy that insists would be asked for ever.
-            cluster.scheduling.add_tasks([task for task in self._put_back if task.state is TaskState.QUEUED])
+            cluster.scheduling.add_tasks(
+                [task for task in self._put_back if task.state is TaskState.QUEUED], cluster.now
+            )
             self._put_back = {}
         for slot in touched:
             if slot.worker.worker_id in cluster.workers:
@@ -160,7 +162,10 @@ class Dispatch:
         if worker.holding is slot:
             worker.holding = None
         choice = cluster.scheduling.choose(
-            slot, cluster.balancing.prefetch_s(worker) - slot.queued_s, limits.prefetch_tasks_max - len(slot.leases)
+            slot,
+            cluster.balancing.prefetch_s(worker) - slot.queued_s,
+            limits.prefetch_tasks_max - len(slot.leases),
+            cluster.now,
         )
         if choice.hold is not None and not choice.hold.requirements.alone:
             worker.holding = slot

@@ -91,6 +91,7 @@ class Run:
     order: int
     owner: str
     priority: int
+    weight: float = 1.0
     suites: dict[str, Suite] = field(default_factory=dict)
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     unfinished: int = 0

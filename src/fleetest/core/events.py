@@ -20,6 +20,8 @@ class RunSubmitted:
     priority: int = 0
     wait_for_workers_s: float | None = None
     """How long work that no known worker can do waits for one that can; None: for ever."""
+    weight: float = 1.0
+    """Its part of the fleet: a run of weight 3 gets three times what one of weight 1 gets. Above 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,10 @@ BONUS_S = 5.0
 
 
 class FairShare:
-    """Seconds of work used up, predicted while under way and measured afterwards."""
+    """Seconds of work used up, predicted while under way and measured afterwards, divided by the weight of their run.
+
+    An owner's account is the sum over its runs, so that more runs do not make a larger part.
+    """
 
     def __init__(self) -> None:
         self._by_owner: dict[str, float] = {}
@@ -34,8 +37,9 @@ class FairShare:
     def charge(self, run: Run, seconds: float) -> None:
         """Count work in (negative: out again)."""
         if run in self._by_run:
-            self._by_run[run] += seconds
-            self._by_owner[run.owner] += seconds
+            weighted_s = seconds / run.weight
+            self._by_run[run] += weighted_s
+            self._by_owner[run.owner] += weighted_s
 
     def turns(self, runs: Iterable[Run], current: Run | None) -> dict[Run, tuple[float, float]]:
         """By run what decides between them, smaller first; ``current`` is taken as level unless far ahead."""

@@ -23,6 +23,10 @@ TaskKey: TypeAlias = tuple[RunId, TaskId]
 Instant: TypeAlias = float
 
 
+WEIGHT_MIN, WEIGHT_MAX = 0.001, 1000.0
+"""Of a run, for fair share."""
+
+
 class Verdict(str, Enum):
     """The one final outcome of a task."""
 
@@ -146,6 +150,8 @@ class TaskSpec:
     timeout_s: float | None = None
     retries: int = 0
     """How many further attempts a failing task gets before its verdict stands."""
+    backoff_s: float = 0.0
+    """How long the first retry waits; each further one twice as long as the one before."""
     depends_on: tuple[TaskId, ...] = ()
     expected_s: float | None = None
     """Expected duration from history; None if never run."""
@@ -223,6 +229,8 @@ class Limits:
     """A lease that was told to end and has not answered for this long is taken as ended."""
     infrastructure_failures_max: int = 5
     """A worker with this many consecutive infrastructure failures is quarantined."""
+    ageing_s: float = 300.0
+    """Queued work that was passed over by higher priorities for so long gets one turn of a slot that fits."""
     moves_max: int = 3
     """A task is taken from a slot for the sake of balance at most this often."""
     workers_may_join: bool = True

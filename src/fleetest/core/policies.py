@@ -37,7 +37,7 @@ class Wakes:
 class SchedulingPolicy(Protocol):
     """Keeps every queued task and decides which one a slot gets next."""
 
-    def bind(self, placement: Placement, predict_s: Callable[[Task], float]) -> None:
+    def bind(self, placement: Placement, predict_s: Callable[[Task], float], limits: Limits) -> None:
         """Called once, before anything else: what it may ask about the fleet."""
 
     def add_run(self, run: Run) -> None: ...
@@ -45,13 +45,13 @@ class SchedulingPolicy(Protocol):
     def drop_run(self, run: Run) -> None:
         """Forget the run and all of its queued tasks."""
 
-    def add_tasks(self, tasks: Sequence[Task]) -> None:
+    def add_tasks(self, tasks: Sequence[Task], now: Instant) -> None:
         """These are queued now, in this order."""
 
     def discard_tasks(self, tasks: Iterable[Task]) -> None:
         """These are no longer queued (or are about to be added again under another class)."""
 
-    def choose(self, slot: Slot, room_s: float, room_tasks: int) -> Choice:
+    def choose(self, slot: Slot, room_s: float, room_tasks: int, now: Instant) -> Choice:
         """Tasks for this slot, removed from the queues, at least one if there is any that fits.
 
         ``room_s`` is predicted work and may be exceeded by the last task. A task that reserves something comes alone,

@@ -22,7 +22,7 @@ from fleetest.core.entities import (
     Worker,
 )
 from fleetest.core.lifecycle import Story, TaskState
-from fleetest.core.model import LeaseId, Requirements, RunId, TaskSpec, Verdict, WorkerId
+from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN, LeaseId, Requirements, RunId, TaskSpec, Verdict, WorkerId
 from fleetest.core.requirements import merge_requirements
 from fleetest.core.task_handling import TaskHandling
 
@@ -35,7 +35,7 @@ class RunHandling:
         cluster = self._cluster
         if event.run_id in cluster.runs or event.run_id in cluster.finished_runs:
             return
-        run = Run(event.run_id, cluster.next_order(), event.owner, event.priority)
+        run = Run(event.run_id, cluster.next_order(), event.owner, event.priority, _sane_weight(event.weight))
         for name in event.suites:
             run.suites[name] = Suite(run, name)
         cluster.runs[run.run_id] = run
@@ -253,6 +253,10 @@ class RunHandling:
                 cluster.placement.recount(worker)
                 if worker.is_linked:
                     cluster.outbox.add_last(EndRun(worker_id, run.run_id))
+
+
+def _sane_weight(weight: float) -> float:
+    return weight if WEIGHT_MIN <= weight <= WEIGHT_MAX else 1.0
 
 
 def _with_sane_times(spec: TaskSpec) -> TaskSpec:

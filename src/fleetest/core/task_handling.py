@@ -32,7 +32,7 @@ class TaskHandling:
             change_task(task, TaskState.QUEUED, cluster.now, detail)
             queued.setdefault(task.run, []).append(task)
         for ready in queued.values():
-            cluster.scheduling.add_tasks(ready)
+            cluster.scheduling.add_tasks(ready, cluster.now)
 
     def cancel(self, task: Task, *, was_running: bool = False) -> None:
         """End a task of a cancelled run that has no lease (any more)."""
@@ -119,7 +119,7 @@ class TaskHandling:
         for task in moved:
             task.task_class = cluster.placement.task_class(task)
         if moved:
-            cluster.scheduling.add_tasks(moved)
+            cluster.scheduling.add_tasks(moved, cluster.now)
 
     def review(self, suite: Suite) -> None:
         """End what no live worker can execute: nobody has the suite, or nobody collected the id."""

@@ -112,10 +112,16 @@ class ScriptedCluster:
         )
 
     def submit(
-        self, *tasks: TaskSpec, run: str = RUN, ready: bool = True, owner: str = "", priority: int = 0
+        self,
+        *tasks: TaskSpec,
+        run: str = RUN,
+        ready: bool = True,
+        owner: str = "",
+        priority: int = 0,
+        weight: float = 1.0,
     ) -> list[commands.Command]:
         """A planned run of one suite; every live worker is ready for it unless told otherwise."""
-        emitted = self.apply(events.RunSubmitted(RunId(run), owner=owner, priority=priority))
+        emitted = self.apply(events.RunSubmitted(RunId(run), owner=owner, priority=priority, weight=weight))
         emitted += self.plan(*tasks, run=run)
         if ready:
             for worker_id in list(self.state.cluster.workers):

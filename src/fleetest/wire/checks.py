@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from fleetest.core.model import AttemptResult, TaskId, TaskSpec
+from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN, AttemptResult, TaskId, TaskSpec
 from fleetest.errors import RemoteProtocolError
 from fleetest.wire.messages import CommandSuite, SubmitRun, SuitePlan
 
@@ -18,6 +18,8 @@ def check_submission(run: SubmitRun, tasks_max: int) -> None:
     """Raises RemoteProtocolError for a run that cannot be meant."""
     if not _RUN_ID.fullmatch(run.run_id):
         raise RemoteProtocolError("a run's id must be 32 lower-case hex digits")
+    if not WEIGHT_MIN <= run.weight <= WEIGHT_MAX:
+        raise RemoteProtocolError(f"a weight of {run.weight}: {WEIGHT_MIN:g} to {WEIGHT_MAX:g} are possible")
     if not 1 <= len(run.suites) <= SUITES_PER_RUN_MAX:
         raise RemoteProtocolError(f"a run of {len(run.suites)} suites: 1 to {SUITES_PER_RUN_MAX} are possible")
     if run.wait_for_workers_s is not None and not 0.0 <= run.wait_for_workers_s < 1e9:

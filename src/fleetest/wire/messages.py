@@ -297,6 +297,8 @@ class SubmitRun(Message, frozen=True):
     suites: tuple[Suite, ...]
     owner: str = ""
     priority: int = 0
+    weight: float = 1.0
+    """Fair share: a run of weight 3 gets three times the slots of one of weight 1."""
     title: str = ""
     """The command line as the user typed it, for history."""
     wait_for_workers_s: float | None = None
