@@ -1,32 +1,50 @@
-"""Scores workers for a task, finds overloaded and underutilised ones, and moves waiting work to idle slots."""
+"""Scores workers for a task, finds overloaded and underutilised ones, moves waiting work, hedges the last tests.
+
+See docs/design/scheduling.md, "Scores" and "Moving work".
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
-from fleetest.core.entities import LiveLease, Slot, Task, TaskClass, Worker
+from fleetest.balancing.expectation import Expectation, kind_of
+from fleetest.balancing.hedging import Hedging
+from fleetest.balancing.loads import overloaded, underutilised
+from fleetest.balancing.migration import Migration
+from fleetest.balancing.receivers import Receivers
+from fleetest.balancing.scoring import fit_of, free_of, locality_of
+from fleetest.balancing.speeds import WorkerSpeeds
+from fleetest.core.entities import Slot, Task, TaskClass, Worker
 from fleetest.core.model import Instant, Limits, WorkerId
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Hedge, Move
+from fleetest.core.policies import Hedge, Move, Score, Standing
 
-WORTH_MOVING_S = 0.05
-"""Less predicted work than this is done sooner where it is than it could be moved."""
-STUCK_FACTOR = 3.0
-STUCK_MIN_S = 0.25
-"""A test is stuck if it runs longer than its prediction times the factor, and this."""
-_SMOOTHING = 0.1
-_IMBALANCE = 1.25
+RELIABILITY_GAIN = 0.1
+"""A finished execution takes back this part of what is missing to full reliability."""
+RELIABILITY_AFTER_FAILURE = 0.5
+"""An infrastructure failure leaves this part of it."""
+PREFETCH_TURNAROUNDS = 3.0
+"""A slot's queue is filled up when half of it is gone: that half must outlast one and a half turnarounds."""
+PREFETCH_MARGIN_S = 0.1
+"""Besides: workers gather results for a moment before they tell."""
+PREFETCH_FACTOR_MAX = 10.0
+"""The prefetch is never less than ``Limits.prefetch_s``, and never more than so many times that."""
+_TURNAROUNDS_KEPT = 8
 
 
 @dataclass(slots=True)
 class _Record:
     """What this worker has shown so far."""
 
-    slowness: float = 1.0
-    """Measured duration over prediction, smoothed: above 1 it is slower than predicted."""
     reliability: float = 1.0
+    turnarounds_s: deque[float] = field(default_factory=lambda: deque(maxlen=_TURNAROUNDS_KEPT))
+    """The latest ones. Some include the start of a process, so the shortest of them is believed."""
+    turnaround_s: float = 0.0
+
+
+_NOTHING_KNOWN = _Record()
 
 
 class LoadBalancer:
@@ -34,9 +52,13 @@ class LoadBalancer:
 
     def __init__(self) -> None:
         self._records: dict[WorkerId, _Record] = {}
+        self._speeds = WorkerSpeeds()
 
     def bind(self, placement: Placement, predict_s: Callable[[Task], float], limits: Limits) -> None:
         self._placement, self._predict_s, self._limits = placement, predict_s, limits
+        self._expectation = Expectation(self._speeds, predict_s)
+        self._migration = Migration(placement, self._expectation, limits, self.turnaround_s)
+        self._hedging = Hedging(placement, self._expectation, self.turnaround_s)
 
     # What is known of workers ------------------------------------------------------------------------------------
 
@@ -48,132 +70,112 @@ class LoadBalancer:
         is_success: bool,
         task_class: TaskClass | None = None,
     ) -> None:
-        record = self._records.get(worker.worker_id)
-        if record is None:
-            record = self._records[worker.worker_id] = _Record()
-        # Tests of microseconds say nothing about the speed of a machine.
-        if predicted_s >= 0.001 and is_success:
-            ratio = min(10.0, max(0.1, duration_s / predicted_s))
-            record.slowness += _SMOOTHING * (ratio - record.slowness)
-        record.reliability += _SMOOTHING * (1.0 - record.reliability)
+        record = self._record(worker)
+        # A test that failed has often stopped half-way.
+        if is_success:
+            kind = kind_of(task_class) if task_class is not None else None
+            self._speeds.observe(worker.worker_id, kind, predicted_s, duration_s)
+        record.reliability += RELIABILITY_GAIN * (1.0 - record.reliability)
 
     def failed(self, worker: Worker) -> None:
-        record = self._records.setdefault(worker.worker_id, _Record())
-        record.reliability *= 0.5
+        self._record(worker).reliability *= RELIABILITY_AFTER_FAILURE
 
     def answered(self, worker: Worker, turnaround_s: float) -> None:
-        pass
+        record = self._record(worker)
+        record.turnarounds_s.append(turnaround_s)
+        record.turnaround_s = min(record.turnarounds_s)
 
     def forget(self, worker_id: WorkerId) -> None:
         self._records.pop(worker_id, None)
+        self._speeds.forget(worker_id)
+
+    def _record(self, worker: Worker) -> _Record:
+        record = self._records.get(worker.worker_id)
+        if record is None:
+            record = self._records[worker.worker_id] = _Record()
+        return record
+
+    # What the core asks ------------------------------------------------------------------------------------------
 
     def slowness(self, worker: Worker, task_class: TaskClass) -> float:
-        return 1.0
+        return self._speeds.slowness(worker.worker_id, kind_of(task_class))
 
     def order(self, worker: Worker) -> float:
-        return 1.0
+        """Slowness over reliability: what a second of typical work costs there, failures included."""
+        return self._speeds.slowness(worker.worker_id) / self.reliability(worker)
 
     def prefetch_s(self, worker: Worker) -> float:
-        return self._limits.prefetch_s
+        """Deep enough that no runner waits for the network, shallow enough that work can still go elsewhere.
 
-    def score(self, worker: Worker, task: Task) -> float | None:
-        """How good a place the worker is for the task, in (0, 1]; None if it cannot run it.
+        Half of it outlasts the measured turnaround (grant to first sign of the test) one and a half times, and a
+        margin; between ``Limits.prefetch_s`` and ten times that.
+        """
+        least_s = self._limits.prefetch_s
+        wanted_s = PREFETCH_TURNAROUNDS * self.turnaround_s(worker) + PREFETCH_MARGIN_S
+        return min(PREFETCH_FACTOR_MAX * least_s, max(least_s, wanted_s))
 
-        Fast, reliable, little loaded and unspecial workers score higher.
+    # What people and other policies ask ----------------------------------------------------------------------------
+
+    def speed(self, worker: Worker) -> float:
+        """1: like the typical worker of the fleet; 2: twice as fast."""
+        return 1.0 / self._speeds.slowness(worker.worker_id)
+
+    def reliability(self, worker: Worker) -> float:
+        """In (0, 1]: halved by an infrastructure failure, recovers with every execution that ends."""
+        return self._records.get(worker.worker_id, _NOTHING_KNOWN).reliability
+
+    def turnaround_s(self, worker: Worker) -> float:
+        """Seconds from a grant to an empty slot until its test is known to run; 0 before anything was measured."""
+        return self._records.get(worker.worker_id, _NOTHING_KNOWN).turnaround_s
+
+    def expected_on(self, worker: Worker, task: Task) -> float:
+        """Seconds that the task is expected to take on this worker."""
+        return self._expectation.mean_s(worker, task)
+
+    def load_s(self, worker: Worker, now: Instant | None = None) -> float:
+        """Expected remaining seconds per slot; without ``now`` what has run already counts as remaining."""
+        return self._expectation.load_s(worker, now)
+
+    def overloaded(self, workers: Iterable[Worker], now: Instant | None = None) -> list[Worker]:
+        """Workers with clearly more expected seconds per slot than the mean, most loaded first."""
+        return overloaded({worker: self.load_s(worker, now) for worker in workers})
+
+    def underutilised(self, workers: Iterable[Worker], now: Instant | None = None) -> list[Worker]:
+        """Workers with clearly fewer expected seconds per slot than the mean, least loaded first."""
+        return underutilised({worker: self.load_s(worker, now) for worker in workers})
+
+    def standing(self, worker: Worker, now: Instant) -> Standing:
+        return Standing(self.speed(worker), self.reliability(worker), self.load_s(worker, now), self.prefetch_s(worker))
+
+    def score(self, worker: Worker, task: Task) -> Score | None:
+        """How good a place the worker is for the task, each part in (0, 1], total their product; None if it cannot.
+
+        fit          1 / (1 + number of special requirements, seen so far, that it could serve and the task lacks)
+        free         half for how soon it starts, t / (t + wait), half for the share of slots without work
+        speed        slowness of the fastest worker / its own, for this kind of task
+        reliability  halved by an infrastructure failure, recovers by a tenth with every execution that ends
+        locality     1 where the task's group is (or if it is nowhere), else t / (t + set-up of its shared fixtures)
+
+        where t is the expected duration of the task there.
         """
         placement = self._placement
         if not worker.slots or not placement.is_eligible(task.task_class, worker):
             return None
-        record = self._records.get(worker.worker_id, _Record())
-        load = self.load(worker)
-        special = placement.specialness(worker.capability_kind) if task.requirements.is_plain else 0
-        return record.reliability / (max(record.slowness, 1e-3) * (1.0 + load) * (1.0 + special))
+        expected_s, kind = self.expected_on(worker, task), kind_of(task.task_class)
+        return Score(
+            fit=fit_of(placement, worker, task),
+            free=free_of(placement, worker, task, expected_s),
+            speed=min(1.0, self._speeds.fastest(kind) / self._speeds.slowness(worker.worker_id, kind)),
+            reliability=self.reliability(worker),
+            locality=locality_of(worker, task, expected_s),
+        )
 
-    def load(self, worker: Worker) -> float:
-        """Leases per slot."""
-        return worker.lease_count / max(1, len(worker.slots))
-
-    def overloaded(self, workers: Iterable[Worker]) -> list[Worker]:
-        """Workers with clearly more than the mean load, most loaded first."""
-        return self._aside(list(workers), above=True)
-
-    def underutilised(self, workers: Iterable[Worker]) -> list[Worker]:
-        """Workers with clearly less than the mean load, least loaded first."""
-        return self._aside(list(workers), above=False)
-
-    def _aside(self, workers: list[Worker], *, above: bool) -> list[Worker]:
-        loads = {worker: self.load(worker) for worker in workers}
-        mean = sum(loads.values()) / max(1, len(loads))
-        if above:
-            found = [worker for worker in workers if loads[worker] > mean * _IMBALANCE]
-        else:
-            found = [worker for worker in workers if loads[worker] < mean / _IMBALANCE]
-        return sorted(found, key=lambda worker: -loads[worker] if above else loads[worker])
-
-    # Moving waiting work -----------------------------------------------------------------------------------------
+    # Moving work -------------------------------------------------------------------------------------------------
 
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
-        donors = []
-        for slot in busy:
-            move = self._what_could_go(slot, now)
-            if move is not None:
-                donors.append((move[0], slot, *move[1:]))
-        donors.sort(key=lambda donor: -donor[0])
-        moves = []
-        free = dict.fromkeys(idle)
-        for _, donor, leases, is_stuck in donors:
-            if not free:
-                break
-            for receiver in free:
-                fitting = [
-                    live for live in leases if self._placement.is_eligible(live.task.task_class, receiver.worker)
-                ]
-                if fitting:
-                    moves.append(Move(fitting, donor, receiver, is_stuck))
-                    del free[receiver]
-                    break
+        receivers = Receivers(idle, self.order)
+        busy = list(busy)
+        moves = self._migration.propose(receivers, busy, now)
+        if receivers:
+            return [*moves, *self._hedging.propose(receivers, busy, now)]
         return moves
-
-    def _what_could_go(self, slot: Slot, now: Instant) -> tuple[float, list[LiveLease], bool] | None:
-        """(seconds that would be saved, leases in planned order, head is stuck), or None if nothing is worth it."""
-        if len(slot.leases) < 2 or not slot.worker.is_linked:
-            return None
-        leases = iter(slot.leases.values())
-        head = next(leases)
-        elapsed_s = now - slot.head_since
-        head_s = self._predict_s(head.task)
-        is_stuck = elapsed_s > max(STUCK_MIN_S, STUCK_FACTOR * head_s)
-        waiting = [
-            (live, self._predict_s(live.task))
-            for live in leases
-            if not (live.is_started or live.is_revoked or live.kill_reason or live.task.group.keep_together)
-        ]
-        if not waiting:
-            return None
-        waiting_s = sum(seconds for _, seconds in waiting)
-        if is_stuck:
-            free = _beyond_class(head.task, waiting)
-            return (waiting_s + elapsed_s, [live for live, _ in free], True) if free else None
-        rest_s = max(0.0, head_s - elapsed_s)
-        # The far part goes, so that both end at the same time.
-        goal_s = (rest_s + waiting_s) / 2
-        tail: list[tuple[LiveLease, float]] = []
-        moved_s = 0.0
-        while waiting and (not tail or moved_s + waiting[-1][1] <= goal_s):
-            tail.append(waiting.pop())
-            moved_s += tail[-1][1]
-        tail = _beyond_class(waiting[-1][0].task if waiting else head.task, tail[::-1])
-        moved_s = sum(seconds for _, seconds in tail)
-        saved_s = min(moved_s, rest_s + waiting_s - moved_s)
-        return (saved_s, [live for live, _ in tail], False) if saved_s >= WORTH_MOVING_S else None
-
-
-def _beyond_class(before: Task, tail: list[tuple[LiveLease, float]]) -> list[tuple[LiveLease, float]]:
-    """``tail`` without the tests at its start that are of the class of the one before, unless they are much work."""
-    count, seconds = 0, 0.0
-    for live, live_s in tail:
-        if not is_same_class(before, live.task):
-            break
-        count += 1
-        seconds += live_s
-    return tail if seconds >= WORTH_DIVIDING_S else tail[count:]

@@ -66,7 +66,7 @@ def test_named_module_is_at_the_top(name: str) -> None:
     assert sources_of(name), f"src/fleetest/{name}.py (or a package of that name) is missing"
 
 
-@pytest.mark.parametrize("name", ["core", "task_scheduler", "load_balancer", "health_monitor"])
+@pytest.mark.parametrize("name", ["core", "balancing", "task_scheduler", "load_balancer", "health_monitor"])
 def test_pure_module_knows_no_clock_socket_thread_chance_or_log(name: str) -> None:
     sources = sources_of(name)
     assert sources

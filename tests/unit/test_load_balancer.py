@@ -5,8 +5,8 @@ import math
 import pytest
 
 from fleetest.core import commands, events
-from fleetest.core.model import Capabilities, Limits, Verdict, WorkerId
-from fleetest.core.policies import Move
+from fleetest.core.model import AttemptResult, Capabilities, Limits, Verdict, WorkerId
+from fleetest.core.policies import Move, Score
 from fleetest.core.requirements import parse_options
 from fleetest.load_balancer import LoadBalancer
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
@@ -30,6 +30,10 @@ def scores(cluster, name):
     workers = cluster.state.cluster.workers
     planned = cluster.state.cluster.runs[RUN].tasks[name]
     return {worker_id: balancer(cluster).score(worker, planned) for worker_id, worker in workers.items()}
+
+
+def totals(cluster, name):
+    return {worker_id: score.total for worker_id, score in scores(cluster, name).items() if score is not None}
 
 
 def test_only_workers_that_can_run_the_task_have_a_score(cluster):
@@ -56,7 +60,7 @@ def test_the_faster_and_the_more_reliable_worker_scores_higher(cluster):
         balancer(cluster).finished(workers["fast"], 1.0, 0.5, True)
         balancer(cluster).finished(workers["slow"], 1.0, 2.0, True)
         balancer(cluster).failed(workers["failing"])
-    found = scores(cluster, "8")
+    found = totals(cluster, "8")
     assert found["fast"] > found["slow"] > found["failing"]
 
 
@@ -65,29 +69,127 @@ def test_a_loaded_worker_scores_lower(cluster):
     cluster.submit(task("1", expected_s=1.0), task("2", expected_s=1.0), task("3", expected_s=1.0))
     cluster.join("b", slots=2)
     cluster.ready("b")
-    found = scores(cluster, "1")
+    found = totals(cluster, "1")
     assert found["b"] > found["a"]
 
 
+def test_the_parts_of_a_score_are_visible(cluster):
+    cluster.join("plain", capabilities=W1)
+    cluster.join("special", capabilities=W2)
+    cuda = parse_options({"requires": "cuda>=12"}).requirements
+    cluster.submit(task("any", expected_s=1.0), task("cuda", expected_s=1.0, requirements=cuda), ready=False)
+    for name in ("plain", "special"):
+        cluster.state.cluster.workers[name].counted_in.update(cluster.state.cluster.runs[RUN].suites.values())
+    balancer(cluster).failed(cluster.state.cluster.workers["plain"])
+    found = scores(cluster, "any")
+    assert found["special"] == Score(fit=0.5, free=1.0, speed=1.0, reliability=1.0, locality=1.0)
+    assert found["plain"] == Score(fit=1.0, free=1.0, speed=1.0, reliability=0.5, locality=1.0)
+    assert found["plain"].total == found["special"].total == 0.5
+    assert scores(cluster, "cuda")["special"].fit == 1.0, "what the task needs does not lie idle"
+
+
+def test_the_place_of_a_group_scores_higher_by_what_its_fixtures_cost(cluster):
+    cluster.join("there")
+    cluster.join("elsewhere")
+    cluster.submit(*(task(f"{i}", group="g", expected_s=1.0) for i in range(3)), ready=False)
+    cluster.ready("there")
+    cluster.ready("elsewhere")
+    lease = cluster.leases["0"]
+    result = AttemptResult(lease.lease_id, Verdict.PASSED, duration_s=4.0, setup_s=3.0)
+    assert {score.locality for score in scores(cluster, "2").values()} == {1.0}, "nothing is known of fixtures yet"
+    cluster.apply(events.AttemptsFinished(cluster.worker_of("0"), [result]))
+    at = cluster.worker_of("1")
+    other = {"there": "elsewhere", "elsewhere": "there"}[at]
+    cluster.state.cluster.balancing.finished = lambda *args: None
+    found = scores(cluster, "1")
+    assert found[at].locality == 1.0
+    if not cluster.queues[other, 0]:
+        assert found[other].locality < 1.0
+
+
+def test_a_worker_that_is_busy_for_longer_scores_lower(cluster):
+    short, long = busy_for(cluster, 1.0, 10.0)
+    cluster.submit(task("c", expected_s=1.0))
+    found = scores(cluster, "c")
+    assert found[short.worker_id].free > found[long.worker_id].free
+
+
+def test_the_standing_of_a_worker_is_in_the_snapshot(cluster):
+    for name in ("fast", "slow"):
+        cluster.join(name, slots=2)
+    workers = cluster.state.cluster.workers
+    for _ in range(30):
+        balancer(cluster).finished(workers["fast"], 1.0, 0.5, True)
+        balancer(cluster).finished(workers["slow"], 1.0, 2.0, True)
+    balancer(cluster).failed(workers["slow"])
+    cluster.submit(task("long", expected_s=10.0), ready=False)
+    cluster.ready("fast")
+    fast, slow = cluster.state.snapshot().workers
+    assert fast.speed == pytest.approx(2.0, rel=0.1)
+    assert slow.speed == pytest.approx(0.5, rel=0.1)
+    assert (fast.reliability, slow.reliability) == (1.0, 0.5)
+    assert (fast.load_s, slow.load_s) == (pytest.approx(5.0 / fast.speed, rel=0.2), 0.0)
+
+
+def test_a_worker_that_is_gone_is_forgotten(cluster):
+    for name in ("a", "b"):
+        cluster.join(name)
+    workers = dict(cluster.state.cluster.workers)
+    for _ in range(30):
+        balancer(cluster).finished(workers["a"], 1.0, 3.0, True)
+        balancer(cluster).finished(workers["b"], 1.0, 1.0, True)
+    balancer(cluster).answered(workers["a"], 1.0)
+    assert balancer(cluster).speed(workers["a"]) < 0.7
+    cluster.disconnect("a", goodbye=True)
+    assert balancer(cluster).speed(workers["a"]) == 1.0
+    assert balancer(cluster).turnaround_s(workers["a"]) == 0.0
+
+
 @pytest.mark.parametrize(
-    ("loads", "over", "under"),
+    ("loads_s", "over", "under"),
     [
         ([2, 1, 0], ["w0"], ["w2"]),
         ([2, 2, 2, 3, 3], [], []),
         ([1, 2, 3, 5, 9], ["w4"], ["w0", "w1", "w2"]),
         ([0, 1, 2, 3, 14], ["w4"], ["w0", "w1", "w2", "w3"]),
         ([3, 3, 3], [], []),
+        ([0.0, 0.04, 0.08], [], []),
         ([], [], []),
     ],
 )
-def test_overloaded_and_underutilised(cluster, loads, over, under):
-    for number, _ in enumerate(loads):
-        cluster.join(f"w{number}")
-    workers = list(cluster.state.cluster.workers.values())
-    for worker, load in zip(workers, loads, strict=True):
-        worker.lease_count = load
+def test_overloaded_and_underutilised_by_expected_seconds(cluster, loads_s, over, under):
+    workers = busy_for(cluster, *loads_s)
     assert [worker.worker_id for worker in balancer(cluster).overloaded(workers)] == over
     assert [worker.worker_id for worker in balancer(cluster).underutilised(workers)] == under
+
+
+def busy_for(cluster, *loads_s):
+    """Workers w0, w1, ... of one slot, each with a single task of so many seconds."""
+    for number, load_s in enumerate(loads_s):
+        cluster.join(f"w{number}", capabilities=Capabilities({"number": (f"w{number}",)}))
+        if load_s:
+            only = parse_options({"requires": f"number=w{number}"}).requirements
+            cluster.submit(task("t", expected_s=float(load_s), requirements=only), run=f"{number}")
+    return list(cluster.state.cluster.workers.values())
+
+
+def test_many_short_tests_are_less_than_one_long_one(cluster):
+    cluster.join("many")
+    cluster.submit(*(task(f"{i}", expected_s=0.02) for i in range(10)), run="short")
+    cluster.join("one")
+    cluster.submit(task("long", expected_s=9.0), run="long", ready=False)
+    cluster.ready("one", run="long")
+    many, one = workers = list(cluster.state.cluster.workers.values())
+    assert many.lease_count > one.lease_count
+    assert balancer(cluster).overloaded(workers) == [one]
+    assert balancer(cluster).underutilised(workers) == [many]
+
+
+def test_what_has_run_already_is_no_load(cluster):
+    (worker,) = busy_for(cluster, 10)
+    cluster.apply(events.AttemptsStarted(worker.worker_id, list(cluster.state.cluster.leases)))
+    assert balancer(cluster).load_s(worker, cluster.now) == pytest.approx(10.0)
+    assert 5.0 < balancer(cluster).load_s(worker, cluster.now + 3.0) < 9.0
 
 
 def long_queue(cluster, **options):
@@ -151,7 +253,7 @@ def test_tiny_work_is_not_moved(cluster):
 
 def test_work_behind_a_test_that_runs_far_longer_than_predicted_moves(cluster):
     cluster.join("busy")
-    cluster.submit(*(task(f"{i}", group="a", expected_s=0.001) for i in range(20)))
+    cluster.submit(*(task(f"{i}", group="a", expected_s=0.001, hedge=False) for i in range(20)))
     cluster.start("0")
     cluster.join("idle")
     cluster.ready("idle")

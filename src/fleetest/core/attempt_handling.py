@@ -148,6 +148,9 @@ class AttemptHandling:
         if verdict not in _ENDED_FROM_OUTSIDE:
             run.durations.add(duration_s)
             task.group.durations.add(duration_s)
+            set_up_s = result.setup_s if 0.0 <= result.setup_s <= duration_s else 0.0
+            task.group.set_ups.add(set_up_s)
+            task.group.longest_set_up_s = max(task.group.longest_set_up_s, set_up_s)
         cluster.balancing.finished(slot.worker, live.typical_s, duration_s, verdict in _SUCCESS, live.task.task_class)
         reason = ""
         if run.cancellation is not None and live.kill_reason and verdict in _ENDED_FROM_OUTSIDE:

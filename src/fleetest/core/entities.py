@@ -120,6 +120,17 @@ class TaskGroup:
     name: str
     keep_together: bool = False
     durations: Durations = field(default_factory=Durations)
+    set_ups: Durations = field(default_factory=Durations)
+    longest_set_up_s: float = 0.0
+
+    @property
+    def set_up_s(self) -> float:
+        """What it costs to go on with the group elsewhere: the set-up of the fixtures that its tests share.
+
+        The test that is first in a runner pays for them, so that is how much the longest set-up exceeds the mean.
+        """
+        set_ups = self.set_ups
+        return self.longest_set_up_s - set_ups.mean_s if set_ups.count > 1 else self.longest_set_up_s
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -119,6 +119,20 @@ class Score:
         return self.fit * self.free * self.speed * self.reliability * self.locality * self.preference
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the balancing policy thinks of a worker, for people."""
+
+    speed: float
+    """1: as fast as the typical worker of the fleet; 2: twice as fast."""
+    reliability: float
+    """In (0, 1]; 1: no infrastructure failure lately."""
+    load_s: float
+    """Expected remaining seconds per slot."""
+    prefetch_s: float
+    """Seconds of work that may wait in a slot's queue."""
+
+
 class BalancingPolicy(Protocol):
     """Knows the speed of workers, moves waiting work from overloaded to idle slots, hedges what runs too long."""
 
@@ -151,6 +165,11 @@ class BalancingPolicy(Protocol):
 
     def prefetch_s(self, worker: Worker) -> float:
         """Seconds of work that may wait in a slot's queue on this worker."""
+
+    def score(self, worker: Worker, task: Task) -> Score | None:
+        """How good a place the worker is for the task now; None if it cannot run it."""
+
+    def standing(self, worker: Worker, now: Instant) -> Standing: ...
 
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         """Moves from busy to idle slots, at most one per slot on either side; and hedges, one per idle slot."""

@@ -37,6 +37,12 @@ class WorkerSnapshot:
     """Leases that wait behind the running ones."""
     queued_s: float
     """Predicted work of all its leases, seconds."""
+    load_s: float
+    """Expected remaining seconds per slot."""
+    speed: float
+    """1: as fast as the typical worker of the fleet; 2: twice as fast."""
+    reliability: float
+    """In (0, 1]; 1: no infrastructure failure lately."""
     last_seen: Instant
     alerts: tuple[str, ...]
     """Causes of the alerts that last."""
@@ -87,6 +93,7 @@ def _worker(cluster: Cluster, worker: Worker) -> WorkerSnapshot:
             running.append(
                 RunningTask(lease.run_id, lease.task_id, lease.attempt, slot.index, head.is_started, slot.head_since)
             )
+    standing = cluster.balancing.standing(worker, cluster.now)
     return WorkerSnapshot(
         worker.worker_id,
         worker.state.value,
@@ -96,6 +103,9 @@ def _worker(cluster: Cluster, worker: Worker) -> WorkerSnapshot:
         tuple(running),
         worker.lease_count - len(running),
         sum(slot.queued_s for slot in worker.slots),
+        standing.load_s,
+        standing.speed,
+        standing.reliability,
         worker.last_seen,
         cluster.alerts.causes(worker.worker_id),
         worker.story.lines(),

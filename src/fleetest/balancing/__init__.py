@@ -1,0 +1,1 @@
+"""What load balancing is made of: speeds, loads, moves and hedges, and the simple strategies to compare with. Pure."""
