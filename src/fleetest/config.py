@@ -52,6 +52,8 @@ class CoordinatorSettings:
     public_host: tuple[str, ...] = ()
     reconnect_grace_s: float = 15.0
     """How long a worker whose connection broke may take to come back and go on with its running tests."""
+    balancing: str | None = None
+    """Name of the balancing policy; None: what a plugin offers, else adaptive."""
 
 
 @dataclass(frozen=True, slots=True)

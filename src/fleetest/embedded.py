@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleetest.client.background import BackgroundFleet, ClientLink
 from fleetest.client.pytest_options import embedded_slots
-from fleetest.errors import LinkClosed
+from fleetest.errors import LinkClosed, UserError
 
 if TYPE_CHECKING:
     from fleetest.client.fleet import Fleet
@@ -32,19 +32,23 @@ def open_fleet(
     data_directory: Path | None = None,
     tls_ca: Path | None = None,
     prestarted: PrestartedTemplate | None = None,
+    balancing: str | None = None,
 ) -> Fleet:
     """Connect to ``target``: ``auto``, a number of embedded runners, or ``ws://`` / ``wss://`` of a coordinator.
 
     ``root_directory`` holds ``.fleetest`` (scratch files; the history unless ``history`` is elsewhere or None).
-    Raises UserError (unreachable, refused, unreadable token, not a target).
+    ``balancing`` names the balancing policy of an embedded fleet; a coordinator has its own.
+    Raises UserError (unreachable, refused, unreadable token, not a target, unknown policy).
     """
     if "://" in target:
+        if balancing is not None:
+            raise UserError("--fleet-balancing is for embedded runners: a coordinator is started with --balancing")
         return _open_remote(target, token_file, data_directory, tls_ca)
     slots = embedded_slots(target)
 
     @asynccontextmanager
     async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:
-        async with _embedded_fleet(slots, root_directory, history, python, prestarted, notices) as link:
+        async with _embedded_fleet(slots, root_directory, history, python, prestarted, balancing, notices) as link:
             yield link
 
     fleet = BackgroundFleet(open_link)
@@ -79,23 +83,21 @@ async def _embedded_fleet(
     history_path: Path | None,
     python: str | None,
     prestarted: PrestartedTemplate | None,
+    balancing: str | None,
     notices: list[str],
 ) -> AsyncIterator[ClientLink]:
     from fleetest.coordinator import Coordinator
-    from fleetest.core.cluster_state import ClusterState
     from fleetest.core.model import Limits
     from fleetest.hardware import detect_cheaply
-    from fleetest.health_monitor import HealthMonitor
-    from fleetest.load_balancer import LoadBalancer
+    from fleetest.hooks import make_cluster_state, plugin_manager
     from fleetest.storage.history import HistoryRecorder
-    from fleetest.task_scheduler import TaskScheduler
     from fleetest.transport.memory import memory_link_pair
     from fleetest.worker import Worker, WorkerSettings
 
-    history = HistoryRecorder(history_path) if history_path is not None else None
     # One process, one clock: the worker cannot be silent while the coordinator is not.
     limits = Limits(heartbeat_interval_s=math.inf, workers_may_join=False)
-    state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor(), limits=limits)
+    state = make_cluster_state(plugin_manager(), limits, epoch=1, balancing=balancing)
+    history = HistoryRecorder(history_path) if history_path is not None else None
     coordinator = Coordinator(state, history=history)
     settings = WorkerSettings(name=socket.gethostname() or "localhost", slots=slots, python=python, is_embedded=True)
     worker = Worker(settings, capabilities=detect_cheaply(), adopt=prestarted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -10,6 +11,8 @@ from fleetest.core.model import Limits
 from fleetest.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fleetest.core.cluster_state import ClusterState
     from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy
 
@@ -29,8 +32,11 @@ class PolicyHooks:
         """The policy that decides which task a slot gets next."""
 
     @hookspec(firstresult=True)
-    def fleetest_make_balancer(self, limits: Limits) -> BalancingPolicy | None:
-        """The policy that moves waiting work between slots."""
+    def fleetest_make_balancer(self, limits: Limits, name: str | None) -> BalancingPolicy | None:
+        """The policy that knows the speed of workers, moves waiting work and hedges.
+
+        ``name`` is what the user asked for, None if nothing; our own names are never asked for here.
+        """
 
     @hookspec(firstresult=True)
     def fleetest_make_health_monitor(self, limits: Limits) -> HealthPolicy | None:
@@ -53,18 +59,62 @@ def plugin_manager(*, load_entry_points: bool = True) -> pluggy.PluginManager:
     return manager
 
 
-def make_cluster_state(manager: pluggy.PluginManager, limits: Limits, epoch: int) -> ClusterState:
-    """The state of a new coordinator, with the plugins' policies where they offer any and ours elsewhere."""
+def make_cluster_state(
+    manager: pluggy.PluginManager, limits: Limits, epoch: int, *, balancing: str | None = None
+) -> ClusterState:
+    """The state of a new coordinator, with the plugins' policies where they offer any and ours elsewhere.
+
+    ``balancing`` names a balancing policy, see ``make_balancer``. Raises UserError for a name that nobody knows.
+    """
     from fleetest.core.cluster_state import ClusterState
     from fleetest.health_monitor import HealthMonitor
-    from fleetest.load_balancer import LoadBalancer
     from fleetest.task_scheduler import TaskScheduler
 
     hook = manager.hook
     return ClusterState(
         hook.fleetest_make_scheduler(limits=limits) or TaskScheduler(),
-        hook.fleetest_make_balancer(limits=limits) or LoadBalancer(),
+        make_balancer(manager, limits, balancing),
         hook.fleetest_make_health_monitor(limits=limits) or HealthMonitor(),
         limits=limits,
         epoch=epoch,
     )
+
+
+def make_balancer(manager: pluggy.PluginManager, limits: Limits, name: str | None) -> BalancingPolicy:
+    """The balancing policy of this name: ours, a plugin's, or ``module:Class``; None: a plugin's choice, else adaptive.
+
+    Raises UserError if there is none.
+    """
+    from fleetest.balancing.simple import LeastLoaded, RoundRobin
+    from fleetest.load_balancer import LoadBalancer
+
+    ours: dict[str, Callable[[], BalancingPolicy]] = {
+        "adaptive": LoadBalancer,
+        "round-robin": RoundRobin,
+        "least-loaded": LeastLoaded,
+    }
+    if name in ours:
+        return ours[name]()
+    if name is not None and ":" in name:
+        return _instance(name)
+    found: BalancingPolicy | None = manager.hook.fleetest_make_balancer(limits=limits, name=name)
+    if found is None and name is not None:
+        known = ", ".join(ours)
+        raise UserError(f"unknown balancing {name!r}: give {known}, a name that a plugin knows, or module:Class")
+    return found or LoadBalancer()
+
+
+def _instance(name: str) -> BalancingPolicy:
+    """An object of a user's class."""
+    from fleetest.core.policies import BalancingPolicy
+
+    module, _, attribute = name.partition(":")
+    try:
+        policy: BalancingPolicy = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"balancing {name!r} cannot be loaded as module:Class ({reason})") from error
+    missing = [method for method in vars(BalancingPolicy) if method[0] != "_" and not hasattr(policy, method)]
+    if missing:
+        raise UserError(f"balancing {name!r} is no balancing policy: it has no {', '.join(missing)}")
+    return policy

@@ -50,6 +50,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="History file of embedded runs (default .fleetest/history.duckdb; 'none')",
     )
+    group.addoption(
+        "--fleet-balancing",
+        metavar="NAME",
+        help="How embedded runners are balanced: adaptive (default), round-robin, least-loaded, module:Class",
+    )
     parser.addini("fleet", "Default of --fleet")
     parser.addini("fleet_start_method", "Default of --fleet-start-method")
     parser.addini("fleet_python", "Default of --fleet-python")
@@ -102,6 +107,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             data_directory=options.data_directory,
             tls_ca=options.tls_ca,
             prestarted=prestarted,
+            balancing=options.balancing,
         )
     except UserError as error:
         if prestarted is not None:

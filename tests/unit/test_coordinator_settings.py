@@ -6,12 +6,14 @@ from pathlib import Path
 import click
 import pytest
 
+from fleetest.balancing.simple import LeastLoaded, RoundRobin
 from fleetest.cli.coordinator import coordinator, refuse_insecure
 from fleetest.cli.worker import interpreter, parse_pair, worker
 from fleetest.config import CoordinatorSettings, WorkerSettings, default_data_directory, find_token, load
 from fleetest.core.model import Limits
 from fleetest.errors import ExitStatus, UserError
-from fleetest.hooks import hookimpl, make_cluster_state, plugin_manager
+from fleetest.hooks import hookimpl, make_balancer, make_cluster_state, plugin_manager
+from fleetest.load_balancer import LoadBalancer
 from fleetest.storage.epoch import next_epoch
 from fleetest.task_scheduler import TaskScheduler
 from fleetest.transport.token import ensure_token, read_token
@@ -50,7 +52,10 @@ def test_lists_in_the_environment_are_separated_by_commas(tmp_path):
     ("text", "complaint"),
     [
         ("[tool.fleetest]\ncolour = 1\n", r"unknown key 'colour' in \[tool.fleetest\]"),
-        ("[tool.fleetest.coordinator]\nprot = 1\n", "has the unknown key 'prot'; known are behind_tls_proxy"),
+        (
+            "[tool.fleetest.coordinator]\nprot = 1\n",
+            "has the unknown key 'prot'; known are balancing, behind_tls_proxy",
+        ),
         ("[tool.fleetest.coordinator]\nport = 'x'\n", "port must be a whole number of at least 0, not 'x'"),
         ("[tool.fleetest.coordinator]\nport = true\n", "port must be a whole number of at least 0, not True"),
         ("[tool.fleetest.coordinator]\nhost = 1\n", "host must be text, not 1"),
@@ -227,3 +232,54 @@ def test_a_plugin_replaces_a_policy():
     state = make_cluster_state(manager, Limits(prefetch_s=9.0), 5)
     assert type(state.cluster.scheduling) is OwnScheduler
     assert (state.cluster.limits.prefetch_s, state.cluster.epoch) == (9.0, 5)
+
+
+class OwnBalancer(RoundRobin):
+    """A user's policy, named as module:Class."""
+
+
+def test_balancing_is_chosen_by_name():
+    manager = plugin_manager(load_entry_points=False)
+
+    def chosen(name):
+        return type(make_cluster_state(manager, Limits(), 1, balancing=name).cluster.balancing)
+
+    assert chosen(None) is chosen("adaptive") is LoadBalancer
+    assert chosen("round-robin") is RoundRobin
+    assert chosen("least-loaded") is LeastLoaded
+    assert chosen(f"{__name__}:OwnBalancer") is OwnBalancer
+
+
+def test_a_plugin_may_know_names_of_its_own_and_a_default():
+    asked = []
+
+    class Plugin:
+        @hookimpl
+        def fleetest_make_balancer(self, limits: Limits, name: str | None) -> OwnBalancer | None:
+            asked.append(name)
+            return OwnBalancer() if name in (None, "own") else None
+
+    manager = plugin_manager(load_entry_points=False)
+    manager.register(Plugin())
+    assert type(make_balancer(manager, Limits(), None)) is OwnBalancer
+    assert type(make_balancer(manager, Limits(), "own")) is OwnBalancer
+    assert type(make_balancer(manager, Limits(), "adaptive")) is LoadBalancer
+    assert asked == [None, "own"], "our own names are ours"
+    with pytest.raises(UserError, match="unknown balancing 'other'"):
+        make_balancer(manager, Limits(), "other")
+
+
+@pytest.mark.parametrize("name", ["no.such.module:Class", "math:NoSuchClass", "math:sqrt", ":", "math:"])
+def test_a_balancing_class_that_is_none_is_the_users_mistake(name):
+    with pytest.raises(UserError, match="cannot be loaded as module:Class"):
+        make_balancer(plugin_manager(load_entry_points=False), Limits(), name)
+
+
+def test_a_class_that_is_no_policy_is_the_users_mistake():
+    with pytest.raises(UserError, match=r"no balancing policy: it has no bind, .*propose"):
+        make_balancer(plugin_manager(load_entry_points=False), Limits(), "builtins:dict")
+
+
+def test_an_unknown_balancing_name_lists_the_known_ones():
+    with pytest.raises(UserError, match="give adaptive, round-robin, least-loaded, a name"):
+        make_balancer(plugin_manager(load_entry_points=False), Limits(), "random")

@@ -32,6 +32,11 @@ _PATH = click.Path(path_type=Path, readable=False)
     metavar="SECONDS",
     help="How long a lost worker may take to come back before its tests are given to others  [default: 15]",
 )
+@click.option(
+    "--balancing",
+    metavar="NAME",
+    help="adaptive, round-robin, least-loaded, a plugin's name or module:Class  [default: adaptive]",
+)
 def coordinator(**flags: Any) -> int:
     """Serve a fleet that workers and clients connect to.
 
@@ -65,7 +70,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
     refuse_insecure(address, settings)
     token_file = ensure_token(settings.data)
     limits = Limits(reconnect_grace_s=settings.reconnect_grace_s)
-    state = make_cluster_state(plugin_manager(), limits, next_epoch(settings.data))
+    state = make_cluster_state(plugin_manager(), limits, next_epoch(settings.data), balancing=settings.balancing)
     history = HistoryRecorder(settings.history or settings.data / "history.duckdb")
     shell = Coordinator(state, history=history)
     server = NetworkServer(

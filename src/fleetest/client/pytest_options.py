@@ -40,6 +40,7 @@ class FleetOptions:
     tls_ca: Path | None = None
     history: Path | None = None
     """None: no history for embedded runs."""
+    balancing: str | None = None
 
     @property
     def is_embedded(self) -> bool:
@@ -77,6 +78,7 @@ class FleetOptions:
             data_directory=Path(data_directory) if data_directory else None,
             tls_ca=Path(tls_ca) if tls_ca else None,
             history=_history_path(config, given("history")),
+            balancing=getattr(option, "fleet_balancing", None),
         )
 
 
