@@ -42,6 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fleet-retries", metavar="N", help="Further attempts for failing tests that say nothing themselves"
     )
+    group.addoption(
+        "--fleet-no-hedge",
+        action="store_true",
+        default=None,
+        help="Never start a second attempt of a test on another worker while the first still runs",
+    )
     group.addoption("--fleet-token-file", metavar="FILE", help="Token of the coordinator")
     group.addoption("--fleet-data", metavar="DIR", help="The coordinator's data directory, if it is on this machine")
     group.addoption("--fleet-tls-ca", metavar="FILE", help="Certificate authority to trust for wss://")
@@ -60,6 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("fleet_python", "Default of --fleet-python")
     parser.addini("fleet_timeout", "Default of --fleet-timeout")
     parser.addini("fleet_retries", "Default of --fleet-retries")
+    parser.addini("fleet_no_hedge", "Default of --fleet-no-hedge (true or false)")
     parser.addini("fleet_token_file", "Default of --fleet-token-file")
     parser.addini("fleet_history", "Default of --fleet-history")
 

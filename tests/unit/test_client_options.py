@@ -18,6 +18,7 @@ from fleetest.errors import UserError
             ("-k", "a or b", "t.py::test"),
         ),
         (["tests", "--", "--fleet", "odd-name"], ("tests", "--", "--fleet", "odd-name")),
+        (["--fleet-no-hedge", "tests"], ("tests",)),
         ([], ()),
         (["--fleetwood"], ("--fleetwood",)),
     ],

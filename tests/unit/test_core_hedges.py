@@ -216,24 +216,28 @@ def test_what_must_not_run_twice_is_not_hedged(options):
 
 
 def test_no_hedge_beyond_the_rules():
-    unstarted = ScriptedCluster(Limits(heartbeat_interval_s=math.inf))
-    unstarted.join("a", slots=2)
-    unstarted.submit(task("t"))
-    live = unstarted.state.cluster.runs[RUN].tasks["t"].lease
-    own = unstarted.state.cluster.workers["a"].slots[1]
-    unstarted.join("b")
-    unstarted.ready("b")
-    [other] = unstarted.state.cluster.workers["b"].slots
-    unstarted.state.cluster.balancing.propose = lambda idle, busy, now: [Hedge(live, own), Hedge(live, other)]
-    unstarted.wait(3.0)
-    assert len(unstarted.state.cluster.leases) == 1
-    unstarted.start("t")
-    unstarted.state.cluster.balancing.propose = lambda idle, busy, now: [Hedge(live, own)]
-    unstarted.wait(3.0)
-    assert len(unstarted.state.cluster.leases) == 1, "two attempts on one worker"
-    unstarted.state.cluster.balancing.propose = lambda idle, busy, now: [Hedge(live, other), Hedge(live, other)]
-    unstarted.wait(3.0)
-    assert len(unstarted.state.cluster.leases) == 2
+    cluster = ScriptedCluster(Limits(heartbeat_interval_s=math.inf))
+    cluster.state.cluster.balancing.propose = lambda idle, busy, now: ()
+    cluster.join("a", slots=2)
+    cluster.submit(task("t", group="g"), task("next", group="g"), task("other"))
+    cluster.start("t")
+    cluster.finish("other")
+    running, waiting = cluster.state.cluster.workers["a"].slots[0].leases.values()
+    own = cluster.state.cluster.workers["a"].slots[1]
+    cluster.join("b", slots=2)
+    cluster.ready("b")
+    [one, two] = cluster.state.cluster.workers["b"].slots
+
+    def leases_when_proposed(*proposals):
+        cluster.state.cluster.balancing.propose = lambda idle, busy, now: proposals
+        cluster.wait(1.0)
+        return len(cluster.state.cluster.leases)
+
+    assert leases_when_proposed(Hedge(waiting, one)) == 2, "it has not been asked back"
+    assert leases_when_proposed(Hedge(running, own)) == 2, "two attempts on one worker"
+    assert leases_when_proposed(Hedge(running, one), Hedge(running, two)) == 3, "one hedge at most"
+    cluster.finish("next")
+    assert leases_when_proposed(Hedge(waiting, two)) == 2, "it is over"
 
 
 def test_a_task_that_was_lost_is_not_tried_on_two_workers_at_once():
@@ -279,3 +283,25 @@ def test_the_loser_on_a_worker_without_a_link_is_killed_when_it_comes_back(clust
     assert not cluster.kills()
     cluster.join("a", held=[cluster.first.lease_id])
     assert cluster.kills() == [("a", cluster.first.lease_id)]
+
+
+def test_what_a_hanging_worker_does_not_give_back_is_hedged():
+    cluster = ScriptedCluster(Limits(heartbeat_interval_s=math.inf))
+    cluster.join("a")
+    cluster.submit(task("long", expected_s=0.1, hedge=False), task("next", expected_s=0.1), task("not", expected_s=0.1))
+    cluster.start("long")
+    cluster.join("b")
+    cluster.ready("b")
+    cluster.finish("not")
+    cluster.wait(1.0)
+    [asked] = cluster.all(commands.RevokeLeases)
+    first = cluster.leases["next"]
+    assert asked.lease_ids == [first.lease_id]
+    cluster.wait(3.0)
+    assert (cluster.worker_of("next"), cluster.leases["next"].attempt) == ("b", 2)
+    cluster.finish("next")
+    assert cluster.verdicts()["next"] is Verdict.PASSED
+    # What it says when it wakes up changes nothing.
+    cluster.apply(events.LeasesReturned(WorkerId("a"), [first.lease_id]))
+    cluster.report(cluster.leases["long"], "a")
+    assert cluster.all(commands.RunFinished)

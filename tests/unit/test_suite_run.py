@@ -15,7 +15,7 @@ import pytest
 from fleetest.client.run_progress import RunProgress
 from fleetest.client.suite_file import SuiteFile, load_suite
 from fleetest.client.suite_report import SuiteReport
-from fleetest.client.suite_run import SuiteOptions, SuiteRun
+from fleetest.client.suite_run import SuiteOptions, SuiteRun, submission
 from fleetest.core.model import AttemptResult, LeaseId, RunId, TaskId, TaskSpec, Verdict
 from fleetest.errors import ExitStatus, LinkClosed, UserError
 from fleetest.wire.messages import (
@@ -495,3 +495,30 @@ def test_warnings_are_listed_once(suite: SuiteFile) -> None:
     _, text = execute(suite, fleet)
 
     assert text.count("a.py:3: DeprecationWarning: old") == 1
+
+
+def test_a_file_may_forbid_hedges_and_so_may_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "suite.toml"
+    file.write_text(
+        """
+        [[command]]
+        name = "may"
+        command = "true"
+        [[command]]
+        name = "may not"
+        command = "true"
+        hedge = false
+        [[pytest]]
+        name = "unit"
+        """
+    )
+    suite = load_suite(file)
+
+    def hedges(options: SuiteOptions) -> list[bool]:
+        commands, target = submission(suite, options, RUN).suites
+        assert isinstance(commands, CommandSuite)
+        assert isinstance(target, PytestSuite)
+        return [*(task.hedge for task in commands.tasks), target.hedge]
+
+    assert hedges(SuiteOptions("title")) == [True, False, True]
+    assert hedges(SuiteOptions("title", hedge=False)) == [False, False, False]

@@ -75,3 +75,8 @@ def test_a_bad_mark_names_file_and_line(marks: object) -> None:
 def test_one_mark_on_many_parameters_is_one_error() -> None:
     marks = [[[], {"gpu": 1}]]
     assert len(collection(item("a.py::t[0]", marks), item("a.py::t[1]", marks)).errors) == 1
+
+
+def test_a_suite_may_forbid_hedges() -> None:
+    assert [task.hedge for task in collection(item("a.py::t"), hedge=False).tasks()] == [False]
+    assert [task.hedge for task in collection(item("a.py::t")).tasks()] == [True]

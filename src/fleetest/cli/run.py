@@ -75,6 +75,9 @@ def suite_argument(args: Sequence[str]) -> str | None:
     help="Keep artifacts under DIR/<run>  [default: .fleetest/artifacts beside the suite file]",
 )
 @click.option(
+    "--no-hedge", is_flag=True, help="Never start a second attempt of a test elsewhere while the first still runs."
+)
+@click.option(
     "--token-file", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Token of the coordinator."
 )
 @click.option(
@@ -95,6 +98,7 @@ def run(
     junitxml: Path | None,
     history: str | None,
     artifacts: Path | None,
+    no_hedge: bool,
     token_file: Path | None,
     data: Path | None,
     tls_ca: Path | None,
@@ -116,6 +120,7 @@ def run(
         junit_file=junitxml,
         history=history,
         artifacts=artifacts,
+        hedge=not no_hedge,
         token_file=token_file,
         data_directory=data,
         tls_ca=tls_ca,
@@ -131,6 +136,7 @@ def _run_suite_file(
     junit_file: Path | None,
     history: str | None,
     artifacts: Path | None,
+    hedge: bool,
     token_file: Path | None,
     data_directory: Path | None,
     tls_ca: Path | None,
@@ -156,6 +162,7 @@ def _run_suite_file(
         max_failures=max_failures,
         junit_file=junit_file,
         artifact_directory=artifacts,
+        hedge=hedge,
     )
     progress = RunProgress(time.monotonic())
     report = SuiteReport.for_stream(sys.stdout, progress, is_quiet=is_quiet)

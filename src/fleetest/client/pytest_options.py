@@ -35,6 +35,7 @@ class FleetOptions:
     python: str | None = None
     timeout_s: float | None = None
     retries: int = 0
+    hedge: bool = True
     token_file: Path | None = None
     data_directory: Path | None = None
     tls_ca: Path | None = None
@@ -74,12 +75,17 @@ class FleetOptions:
             python=given("python"),
             timeout_s=_positive_number("fleet-timeout", given("timeout")),
             retries=_whole_number("fleet-retries", given("retries")),
+            hedge=not _is_true("fleet_no_hedge", given("no_hedge")),
             token_file=Path(token_file) if token_file else None,
             data_directory=Path(data_directory) if data_directory else None,
             tls_ca=Path(tls_ca) if tls_ca else None,
             history=_history_path(config, given("history")),
             balancing=getattr(option, "fleet_balancing", None),
         )
+
+
+_FLAGS = ("--fleet-no-hedge",)
+"""Options of ours that take no value."""
 
 
 def strip_own_options(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -94,7 +100,7 @@ def strip_own_options(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]
             kept.extend(os.fspath(rest) for rest in args[position:])
             break
         elif arg == "--fleet" or arg.startswith(("--fleet=", "--fleet-")):
-            skip_value = "=" not in arg
+            skip_value = "=" not in arg and arg not in _FLAGS
         else:
             kept.append(arg)
     return tuple(kept)
@@ -194,6 +200,13 @@ def _whole_number(name: str, value: str | None) -> int:
     if not number.is_integer():
         raise UserError(f"--{name} is {value!r}, must be a whole number")
     return int(number)
+
+
+def _is_true(name: str, value: str | None) -> bool:
+    word = (value or "false").lower()
+    if word not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise UserError(f"{name} is {value!r}, must be true or false")
+    return word in ("true", "1", "yes", "on")
 
 
 def _history_path(config: pytest.Config, value: str | None) -> Path | None:

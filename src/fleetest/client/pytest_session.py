@@ -128,6 +128,7 @@ class FleetSession:
             start_method=options.start_method,
             timeout_s=options.timeout_s or None,
             retries=options.retries,
+            hedge=options.hedge,
         )
         title = " ".join(["pytest", *map(str, self._config.invocation_params.args)])
         self._fleet.submit(SubmitRun(run_id=RunId(options.run_uid), suites=(suite,), title=title))

@@ -158,8 +158,9 @@ class RunProgress:
     def snapshot(self, now: Instant) -> ProgressSnapshot:
         """Cost grows with the number of slots, never with the number of tasks."""
         slots = tuple(
-            SlotState(slot.worker, runner, slot.task_id, now - slot.started_at if slot.task_id is not None else 0.0)
+            SlotState(slot.worker, runner, task_id, now - slot.started_at if task_id is not None else 0.0)
             for runner, slot in self._slots.items()
+            for task_id in [self._task_of(slot)]
         )
         return ProgressSnapshot(
             planned=self._finished + len(self._unfinished),
@@ -190,7 +191,11 @@ class RunProgress:
 
     @property
     def is_anything_running(self) -> bool:
-        return any(slot.task_id is not None for slot in self._slots.values())
+        return any(self._task_of(slot) is not None for slot in self._slots.values())
+
+    def _task_of(self, slot: _Slot) -> TaskId | None:
+        """What it executes, unless another attempt of that task has given the verdict meanwhile."""
+        return slot.task_id if slot.task_id in self._unfinished else None
 
     def _time_left(self, now: Instant) -> float | None:
         """Expected seconds that remain, divided by expected seconds done per second of waiting so far."""

@@ -23,7 +23,7 @@ else:
 _TOP_KEYS = ("name", "defaults", "command", "pytest")
 _POLICY_KEYS = ("timeout", "retries", "priority")
 _REQUIREMENT_KEYS = ("gpus", "cpus", "memory", "resources", "requires", "lock", "alone", "group")
-_EVERY_KIND_KEYS = ("cwd", "env", *_POLICY_KEYS)
+_EVERY_KIND_KEYS = ("cwd", "env", "hedge", *_POLICY_KEYS)
 _COMMAND_DEFAULT_KEYS = (*_EVERY_KIND_KEYS, *_REQUIREMENT_KEYS, "expected_exit_status", "artifacts")
 _COMMAND_KEYS = ("name", "argv", "command", "depends_on", *_COMMAND_DEFAULT_KEYS)
 _PYTEST_DEFAULT_KEYS = (*_EVERY_KIND_KEYS, "python", "start_method")
@@ -120,6 +120,7 @@ def _command(table: _Table, check_directory: bool) -> tuple[CommandSpec, TaskSpe
         timeout_s=options.timeout_s,
         retries=options.retries or 0,
         depends_on=tuple(TaskId(other) for other in table.texts("depends_on")),
+        hedge=table.truth("hedge", True),
     )
     return spec, task
 
@@ -142,6 +143,7 @@ def _target(table: _Table, check_directory: bool) -> PytestSuite:
         timeout_s=options.timeout_s,
         retries=options.retries or 0,
         priority=options.priority or 0,
+        hedge=table.truth("hedge", True),
     )
 
 
@@ -152,6 +154,7 @@ def _check_defaults(defaults: _Table, check_directory: bool) -> None:
     defaults.environment()
     defaults.whole_number("expected_exit_status", 0, 0, 255)
     defaults.patterns("artifacts")
+    defaults.truth("hedge", True)
     defaults.text("python", "")
     defaults.text("start_method", "")
 
@@ -270,6 +273,12 @@ class _Table:
         value = self.data.get(key, default)
         if type(value) is not int or not least <= value <= most:
             self.fail(f"{key}: must be a whole number from {least} to {most}, is {_kind(value)}")
+        return value
+
+    def truth(self, key: str, default: bool) -> bool:
+        value = self.data.get(key, default)
+        if not isinstance(value, bool):
+            self.fail(f"{key}: must be true or false, is {_kind(value)}")
         return value
 
     def argv(self) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import msgspec
 
 from fleetest.client.fleet import Fleet
 from fleetest.client.junit import write_junit
@@ -43,15 +45,19 @@ class SuiteOptions:
     junit_file: Path | None = None
     artifact_directory: Path | None = None
     """Of all runs: each has its own directory in it. None: ``.fleetest/artifacts`` beside the suite file."""
+    hedge: bool = True
+    """False: no test of the file is hedged, whatever it says itself."""
 
 
 def submission(suite: SuiteFile, options: SuiteOptions, run_id: RunId) -> SubmitRun:
     """The whole file as one run: commands as one suite, each pytest target as one."""
     parent = options.artifact_directory or suite.path.absolute().parent / ".fleetest" / "artifacts"
-    commands = CommandSuite(
-        commands=suite.commands, tasks=suite.tasks, artifact_directory=str(parent.absolute() / run_id)
-    )
-    suites = (*((commands,) if suite.commands else ()), *suite.targets)
+    tasks, targets = suite.tasks, suite.targets
+    if not options.hedge:
+        tasks = tuple(replace(task, hedge=False) for task in tasks)
+        targets = tuple(msgspec.structs.replace(target, hedge=False) for target in targets)
+    commands = CommandSuite(commands=suite.commands, tasks=tasks, artifact_directory=str(parent.absolute() / run_id))
+    suites = (*((commands,) if suite.commands else ()), *targets)
     return SubmitRun(run_id=run_id, suites=suites, title=options.title)
 
 

@@ -12,7 +12,7 @@ def may_be_hedged(task: Task) -> bool:
 
 
 def may_hedge(live: LiveLease) -> bool:
-    """True if a second attempt may join this one now.
+    """True if a second attempt may join this one now: it runs or is next, or was asked back and nothing came of that.
 
     A task that was lost already is not tried on two workers at once: it may be what kills them.
     """
@@ -21,7 +21,7 @@ def may_hedge(live: LiveLease) -> bool:
         may_be_hedged(task)
         and task.lease is live
         and not task.extra_leases
-        and live.is_started
+        and (live.is_started or live.is_revoked or live.slot.head() is live)
         and not live.kill_reason
         and not task.is_suspect
         and task.run.cancellation is None

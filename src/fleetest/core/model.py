@@ -231,6 +231,8 @@ class Limits:
     """A worker with this many consecutive infrastructure failures is quarantined."""
     ageing_s: float = 300.0
     """Queued work that was passed over by higher priorities for so long gets one turn of a slot that fits."""
+    revoke_answer_s: float = 2.0
+    """A worker that was asked for unstarted leases and has not answered for this long gets hedges of them."""
     moves_max: int = 3
     """A task is taken from a slot for the sake of balance at most this often."""
     workers_may_join: bool = True

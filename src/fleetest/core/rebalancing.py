@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
 from fleetest.core.commands import RevokeLeases
 from fleetest.core.dispatch import Dispatch
+from fleetest.core.entities import LiveLease, Slot
 from fleetest.core.hedging import may_hedge
+from fleetest.core.model import Instant
 from fleetest.core.policies import Hedge, Move
 
 LOOK_S = 0.2
@@ -23,6 +27,8 @@ class Rebalancing:
         self._interval_s = LOOK_S
         self._looked_at = -LOOK_AGAIN_S
         self._is_due = False
+        self._asked: dict[LiveLease, Instant] = {}
+        """Leases that were asked back, and when: until their workers have answered."""
 
     def due(self) -> None:
         """The time to look has come; what else is due now comes first."""
@@ -59,6 +65,7 @@ class Rebalancing:
                 is_granted |= self._hedge(proposal)
             else:
                 self._move(proposal)
+        is_granted |= self._hedge_unanswered(idle)
         self._interval_s = LOOK_S if proposals else min(LOOK_MAX_S, 2 * self._interval_s)
         cluster.deadlines.set(("balance",), cluster.now + self._interval_s)
         return is_granted
@@ -78,6 +85,7 @@ class Rebalancing:
         for live in leases:
             live.is_revoked = True
             live.task.moves += 1
+            self._asked[live] = self._cluster.now
         donor.is_shunned = donor.is_shunned or move.donor_is_stuck
         self._cluster.outbox.add(RevokeLeases(donor.worker.worker_id, [live.lease_id for live in leases]))
 
@@ -93,3 +101,14 @@ class Rebalancing:
         self._attempts.grant(slot, live.task)
         self._cluster.asking[slot] = None
         return True
+
+    def _hedge_unanswered(self, idle: Iterable[Slot]) -> bool:
+        """A worker that hangs gives nothing back: others need not wait until it is taken for lost."""
+        cluster, is_granted = self._cluster, False
+        for live in [live for live in self._asked if live.lease_id not in cluster.leases or not live.is_revoked]:
+            del self._asked[live]
+        asked_before = cluster.now - cluster.limits.revoke_answer_s
+        overdue = [live for live, asked_at in self._asked.items() if asked_at <= asked_before]
+        for slot in idle if overdue else ():
+            is_granted |= any(self._hedge(Hedge(live, slot)) for live in overdue)
+        return is_granted

@@ -88,6 +88,7 @@ class Collection:
             suite.priority if options.priority is None else options.priority,
             suite.timeout_s if options.timeout_s is None else options.timeout_s,
             suite.retries if options.retries is None else options.retries,
+            hedge=suite.hedge,
         )
 
     def items(self) -> list[ItemInfo]:

@@ -11,13 +11,13 @@ from fleetest.load_balancer import LoadBalancer
 
 
 class EagerHedging(LoadBalancer):
-    """Proposes the first running task of any busy slot for every idle slot that got no move; the core refuses."""
+    """Proposes the first task of any busy slot for every idle slot that got no move; the core refuses."""
 
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         busy = list(busy)
         proposals = list(super().propose(idle, busy, now))
         receivers = {proposal.receiver for proposal in proposals}
-        heads = [head for slot in busy for head in [slot.head()] if head is not None and head.is_started]
+        heads = [head for slot in busy for head in [slot.head()] if head is not None]
         for receiver in idle:
             if receiver not in receivers:
                 proposals += [Hedge(head, receiver) for head in heads]

@@ -40,6 +40,8 @@ class PytestSuite(Message, frozen=True):
     """Default for tests without a timeout of their own."""
     retries: int = 0
     priority: int = 0
+    hedge: bool = True
+    """A second attempt of a test may be started on another worker while the first runs."""
 
 
 class CommandSpec(Message, frozen=True):

@@ -1,0 +1,120 @@
+"""A fleet of processes on this machine, for the tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 90.0
+EAGER_PLUGIN = """
+from fleetest.hooks import hookimpl
+from fleetest.testing.eager_hedging import EagerHedging
+
+@hookimpl
+def fleetest_make_balancer(limits):
+    return EagerHedging()
+"""
+
+
+class Fleet:
+    """A coordinator, workers and clients; all of it is gone when the test ends."""
+
+    def __init__(self, directory: Path, *, hedges_eagerly: bool = False) -> None:
+        self.directory = directory
+        self.suite = directory / "suite"
+        self.suite.mkdir()
+        self._started: list[subprocess.Popen[str]] = []
+        self._plugins = directory / "plugins"
+        if hedges_eagerly:
+            self._install("eager_hedging_plugin", EAGER_PLUGIN)
+        self.coordinator = self._start("fleetest", "coordinator", "--port", "0", "--reconnect-grace-s", "0.2")
+        line = _line(self.coordinator)
+        assert line.startswith("listening on"), line
+        self.url = line.split()[2]
+
+    def _install(self, name: str, text: str) -> None:
+        """A plugin of the coordinator, as an installed distribution would bring it."""
+        info = self._plugins / f"{name}-1.dist-info"
+        info.mkdir(parents=True)
+        (self._plugins / f"{name}.py").write_text(text)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[fleetest]\n{name} = {name}\n")
+
+    def _start(self, *args: str) -> subprocess.Popen[str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
+        environment |= {"FLEETEST_DATA": str(self.directory / "data"), "PYTHONUNBUFFERED": "1"}
+        if args[1] == "coordinator":
+            environment["PYTHONPATH"] = str(self._plugins)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.suite,
+            env=environment,
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def worker(self, name: str, *args: str) -> subprocess.Popen[str]:
+        """Started and connected, with one slot."""
+        process = self._start("fleetest", "worker", "--coordinator", self.url, "--name", name, "--slots", "1", *args)
+        line = _line(process)
+        assert "connected to" in line, line
+        return process
+
+    def client(self, *args: str) -> subprocess.Popen[str]:
+        """``pytest --fleet`` in the suite's directory."""
+        return self._start("pytest", "-p", "no:cacheprovider", "--fleet", self.url, "--junitxml=out.xml", *args)
+
+    def run(self, *args: str) -> tuple[int, str, list[str]]:
+        """Exit status, output and the names of the tests in the report."""
+        process = self.client(*args)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+        cases = ElementTree.parse(self.suite / "out.xml").getroot().iter("testcase")
+        return process.returncode, output, sorted(case.get("name", "") for case in cases)
+
+    def history(self, sql: str) -> list[tuple[object, ...]]:
+        """What the history says, after the end of the coordinator."""
+        import duckdb
+
+        self.coordinator.terminate()
+        self.coordinator.communicate(timeout=TIMEOUT_S)
+        with duckdb.connect(str(self.directory / "data" / "history.duckdb"), read_only=True) as database:
+            return database.execute(sql).fetchall()
+
+    def close(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    started = Fleet(tmp_path)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def hedging_fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """Its coordinator hedges whatever runs, as soon as a slot is idle."""
+    started = Fleet(tmp_path, hedges_eagerly=True)
+    yield started
+    started.close()
