@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from fleetest.core.lifecycle import (
+    STORY_LENGTH_MAX,
     TASK_TRANSITIONS,
     WORKER_TRANSITIONS,
     Story,
     TaskState,
     WorkerState,
     change_task,
+    change_tasks,
     change_worker,
     diagrams,
 )
@@ -22,7 +24,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "design" / "lifecycle.md"
 class Thing:
     def __init__(self, state):
         self.state = state
-        self.story = Story(5)
+        self.entries = ()
+
+    @property
+    def story(self):
+        return Story(self)
 
     def __str__(self):
         return "thing"
@@ -62,14 +68,25 @@ def test_an_illegal_change_tells_the_story():
 
 
 def test_a_story_is_bounded_and_keeps_its_beginning():
-    story = Story(4)
-    for number in range(10):
-        story.add(number, f"entry {number}")
-    lines = story.lines()
-    assert len(lines) == 5
-    assert lines[0] == "0.000 s: entry 0"
-    assert lines[1] == "... 6 entries left out ..."
-    assert lines[-1] == "9.000 s: entry 9"
+    thing = Thing(TaskState.PENDING)
+    for number in range(100):
+        thing.story.add(number, f"entry {number}", "detail")
+    lines = thing.story.lines()
+    assert len(lines) == STORY_LENGTH_MAX
+    assert lines[0] == "0.000 s: entry 0 (detail)"
+    left_out = 100 - (STORY_LENGTH_MAX - 1)
+    assert lines[1] == f"... {left_out} entries left out ..."
+    assert lines[2] == f"{left_out + 1}.000 s: entry {left_out + 1} (detail)"
+    assert lines[-1] == "99.000 s: entry 99 (detail)"
+
+
+def test_tasks_that_change_together_share_their_first_entry():
+    one, other = Thing(TaskState.PENDING), Thing(TaskState.PENDING)
+    change_tasks([one, other], TaskState.QUEUED, 1.0, "because")
+    assert one.entries is other.entries
+    change_task(one, TaskState.LEASED, 2.0)
+    assert one.story.lines() == ("1.000 s: queued (because)", "2.000 s: leased")
+    assert other.story.lines() == ("1.000 s: queued (because)",)
 
 
 def test_the_page_shows_the_tables_as_they_are():

@@ -377,7 +377,7 @@ class AttemptHandling:
     def _avoid(self, task: Task, worker_id: WorkerId) -> None:
         """Prefer another worker for the next attempt; a group that is kept together stays where it is."""
         if not task.group.keep_together:
-            task.avoid = worker_id
+            task.avoid = (*(other for other in task.avoid if other != worker_id), worker_id)
 
     def _answered(self, slot: Slot, duration_s: float) -> None:
         """The worker has said something of the slot: how long after the grant that it was empty for?"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from fleetest.core.lifecycle import Story, TaskState, WorkerState
 from fleetest.core.model import (
@@ -69,6 +70,12 @@ class Suite:
     """Of sessions that were lost: one that comes back is as ready as it was."""
     ready_slots: dict[int, int] = field(default_factory=dict)
     """Slots of healthy, ready workers by capability kind."""
+    ready_total: int = 0
+    """All of them."""
+    ready_version: int = 0
+    """Counts their changes."""
+    fitting_slots: dict[RequirementKind, int] = field(default_factory=dict)
+    """Those that could run tasks with these requirements."""
 
     @property
     def is_settled(self) -> bool:
@@ -140,6 +147,11 @@ class RequirementKind:
     requirements: Requirements
     fits: dict[int, bool] = field(default_factory=dict)
     preferences: dict[int, float] = field(default_factory=dict)
+    is_plain: bool = field(init=False)
+    reserves: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_plain, self.reserves = self.requirements.is_plain, self.requirements.reserves
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -150,16 +162,17 @@ class TaskClass:
     kind: RequirementKind
     lacking: frozenset[WorkerId] = frozenset()
     """Workers that did not collect these tasks."""
-    avoid: WorkerId | None = None
-    """A worker where an attempt failed or was lost: others are preferred."""
+    avoid: tuple[WorkerId, ...] = ()
+    """Workers where an attempt failed or was lost, the latest last: others are preferred."""
+    run: Run = field(init=False)
+    requirements: Requirements = field(init=False)
+    reserves: bool = field(init=False)
+    known_slots: tuple[int, int, int] = (-1, 0, 0)
+    """Version of the suite's ready slots; of those the eligible ones, and those of workers not to avoid."""
 
-    @property
-    def run(self) -> Run:
-        return self.suite.run
-
-    @property
-    def requirements(self) -> Requirements:
-        return self.kind.requirements
+    def __post_init__(self) -> None:
+        self.run = self.suite.run
+        self.requirements, self.reserves = self.kind.requirements, self.kind.reserves
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -174,12 +187,14 @@ class Task:
     """Those of its whole group if the group is kept together."""
     priority: int
     group: TaskGroup
-    story: Story
     task_class: TaskClass
     state: TaskState = TaskState.PENDING
-    waits_for: set[TaskId] = field(default_factory=set)
+    entries: tuple[Any, ...] = ()
+    """Of its story."""
+    waits_for: frozenset[TaskId] = frozenset()
     lacking: frozenset[WorkerId] = frozenset()
-    avoid: WorkerId | None = None
+    avoid: tuple[WorkerId, ...] = ()
+    """Workers where it failed or was lost, the latest last."""
     attempts: int = 0
     """Executions that began (or may have begun)."""
     retries_used: int = 0
@@ -201,6 +216,10 @@ class Task:
     @property
     def run(self) -> Run:
         return self.suite.run
+
+    @property
+    def story(self) -> Story:
+        return Story(self)
 
     @property
     def live_leases(self) -> tuple[LiveLease, ...]:
@@ -280,7 +299,8 @@ class Worker:
     order: int
     capabilities: Capabilities
     capability_kind: int
-    story: Story
+    entries: tuple[Any, ...] = ()
+    """Of its story."""
     slots: list[Slot] = field(default_factory=list)
     state: WorkerState = WorkerState.HEALTHY
     is_draining: bool = False
@@ -304,6 +324,10 @@ class Worker:
     is_counted: bool = False
     consecutive_failures: int = 0
     last_seen: Instant = 0.0
+
+    @property
+    def story(self) -> Story:
+        return Story(self)
 
     @property
     def accepts(self) -> bool:

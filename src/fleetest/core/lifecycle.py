@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fleetest.core.model import Instant
 from fleetest.errors import InvariantViolation
@@ -78,48 +78,81 @@ WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
 State = TypeVar("State", TaskState, WorkerState)
 
 
+STORY_LENGTH_MAX = 30
+"""Entries that are kept of one story."""
+_LEFT_OUT = "left out"
+
+
+class HasStory(Protocol):
+    entries: tuple[Any, ...]
+
+
 class Story:
-    """What happened to one task or worker, newest last, bounded; formatted only when somebody reads it."""
+    """What happened to one task or worker, newest last, bounded; formatted only when somebody reads it.
 
-    __slots__ = ("_dropped", "_entries", "_length_max")
+    The entries lie flat in one tuple of their owner, ``(instant, what, detail, instant, what, ...)``: a queued task
+    shares its only entry with all that were queued with it.
+    """
 
-    def __init__(self, length_max: int) -> None:
-        self._entries: list[tuple[Instant, str, object]] = []
-        self._length_max = length_max
-        self._dropped = 0
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: HasStory) -> None:
+        self._owner = owner
 
     def add(self, now: Instant, what: str, detail: object = "") -> None:
-        entries = self._entries
-        entries.append((now, what, detail))
-        if len(entries) > self._length_max:
-            # The first entry stays: where it came from matters more than the middle.
-            del entries[1]
-            self._dropped += 1
+        self._owner.entries = _bounded((*self._owner.entries, now, what, detail))
 
     def lines(self) -> tuple[str, ...]:
         """One line per entry: ``12.345 s: leased (lease 7 on w1/0)``."""
-        lines = [f"{now:.3f} s: {what}" + (f" ({detail})" if detail else "") for now, what, detail in self._entries]
-        if self._dropped:
-            lines.insert(1, f"... {self._dropped} entries left out ...")
-        return tuple(lines)
+        entries = iter(self._owner.entries)
+        return tuple(
+            f"... {detail} entries left out ..."
+            if what is _LEFT_OUT
+            else f"{now:.3f} s: {what}" + (f" ({detail})" if detail else "")
+            for now, what, detail in zip(entries, entries, entries, strict=True)
+        )
 
 
-class HasTaskState(Protocol):
+def _bounded(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(entries) <= 3 * STORY_LENGTH_MAX:
+        return entries
+    # The first entry stays: where it came from matters more than the middle.
+    left_out = entries[5] + 1 if entries[4] is _LEFT_OUT else 2
+    return (*entries[:4], _LEFT_OUT, left_out, *entries[9:])
+
+
+class HasTaskState(HasStory, Protocol):
     state: TaskState
-    story: Story
+
+    @property
+    def story(self) -> Story: ...
 
 
-class HasWorkerState(Protocol):
+class HasWorkerState(HasStory, Protocol):
     state: WorkerState
-    story: Story
+
+    @property
+    def story(self) -> Story: ...
 
 
 def change_task(task: HasTaskState, to: TaskState, now: Instant, detail: object = "") -> None:
     """Move a task to ``to`` and write it into its story. Raises InvariantViolation if the table does not allow it."""
+    _change_task(task, to, (now, to._value_, detail))
+
+
+def change_tasks(tasks: Iterable[HasTaskState], to: TaskState, now: Instant, detail: object = "") -> None:
+    """The same for several tasks, which share the entry in their stories."""
+    entry = (now, to._value_, detail)
+    for task in tasks:
+        _change_task(task, to, entry)
+
+
+def _change_task(task: HasTaskState, to: TaskState, entry: tuple[Any, ...]) -> None:
     if to not in TASK_TRANSITIONS[task.state]:
         raise InvariantViolation(f"{task} cannot go from {task.state.value} to {to.value}", task.story.lines())
     task.state = to
-    task.story.add(now, to._value_, detail)
+    entries = task.entries + entry
+    task.entries = entries if len(entries) <= 3 * STORY_LENGTH_MAX else _bounded(entries)
 
 
 def change_worker(worker: HasWorkerState, to: WorkerState, now: Instant, detail: object = "") -> None:

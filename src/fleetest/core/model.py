@@ -239,4 +239,3 @@ class Limits:
     """False for a fleet that stays as it is: what nobody there can run ends not_run instead of waiting."""
     alerts_kept_max: int = 1000
     """So many alerts that are over are kept for questions."""
-    story_length_max: int = 30

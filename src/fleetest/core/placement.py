@@ -85,30 +85,35 @@ class Placement:
 
     def recount(self, worker: Worker) -> None:
         """Call after the worker's state or readiness changed: counts its slots where it now accepts work."""
-        wanted = worker.ready_suites if worker.accepts else set()
-        slots, kind = len(worker.slots), worker.capability_kind
+        accepts = worker.accepts
+        wanted = worker.ready_suites if accepts else set()
+        slots = len(worker.slots)
         for suite in worker.counted_in - wanted:
-            suite.ready_slots[kind] -= slots
+            self._count_slots(suite, worker.capability_kind, -slots)
         for suite in wanted - worker.counted_in:
-            suite.ready_slots[kind] = suite.ready_slots.get(kind, 0) + slots
+            self._count_slots(suite, worker.capability_kind, slots)
         worker.counted_in = set(wanted)
-        if worker.accepts != worker.is_counted:
-            self.accepting_slots += slots if worker.accepts else -slots
-            worker.is_counted = worker.accepts
+        if accepts != worker.is_counted:
+            self.accepting_slots += slots if accepts else -slots
+            worker.is_counted = accepts
+
+    def _count_slots(self, suite: Suite, capability_kind: int, slots: int) -> None:
+        suite.ready_slots[capability_kind] = suite.ready_slots.get(capability_kind, 0) + slots
+        suite.ready_total += slots
+        suite.ready_version += 1
+        for kind in suite.fitting_slots:
+            if self.fits(kind, capability_kind):
+                suite.fitting_slots[kind] += slots
 
     def eligible_slots(self, task_class: TaskClass) -> int:
         """Slots of workers that accept work and could run tasks of this class."""
-        suite, kind = task_class.suite, task_class.kind
-        slots = sum(count for number, count in suite.ready_slots.items() if self.fits(kind, number))
-        for worker_id in task_class.lacking:
-            slots -= self._slots_of(worker_id, suite, kind)
-        return slots
+        if task_class.lacking:
+            return self._known_slots(task_class)[1]
+        return self._fitting_slots(task_class.suite, task_class.kind)
 
     def is_scarce(self, task_class: TaskClass) -> bool:
         """True if some worker that accepts work can never serve this class."""
-        return not task_class.kind.requirements.is_plain and self.eligible_slots(task_class) < sum(
-            task_class.suite.ready_slots.values()
-        )
+        return not task_class.kind.is_plain and self.eligible_slots(task_class) < task_class.suite.ready_total
 
     def is_eligible(self, task_class: TaskClass, worker: Worker) -> bool:
         """True if the worker accepts work and could run this class when its resources are free."""
@@ -118,18 +123,46 @@ class Placement:
             or not self.fits(task_class.kind, worker.capability_kind)
         ):
             return False
-        return task_class.avoid != worker.worker_id or not self._has_other(task_class)
+        avoid = task_class.avoid
+        return not avoid or worker.worker_id not in avoid or self._is_last_resort(task_class, worker)
 
-    def _has_other(self, task_class: TaskClass) -> bool:
-        assert task_class.avoid is not None
-        own = 0
-        if task_class.avoid not in task_class.lacking:
-            own = self._slots_of(task_class.avoid, task_class.suite, task_class.kind)
-        return self.eligible_slots(task_class) > own
+    def _is_last_resort(self, task_class: TaskClass, worker: Worker) -> bool:
+        """True if the class was tried on every worker that fits; on the latest one it is tried last."""
+        _, eligible, untried = self._known_slots(task_class)
+        if untried:
+            return False
+        latest = task_class.avoid[-1]
+        return worker.worker_id != latest or eligible == self._slots_of(latest, task_class)
 
-    def _slots_of(self, worker_id: WorkerId, suite: Suite, kind: RequirementKind) -> int:
+    def _fitting_slots(self, suite: Suite, kind: RequirementKind) -> int:
+        slots = suite.fitting_slots.get(kind)
+        if slots is None:
+            slots = suite.fitting_slots[kind] = sum(
+                count for number, count in suite.ready_slots.items() if self.fits(kind, number)
+            )
+        return slots
+
+    def _known_slots(self, task_class: TaskClass) -> tuple[int, int, int]:
+        """Counted once per change of the suite's ready slots: one class may leave out many workers."""
+        version = task_class.suite.ready_version
+        if task_class.known_slots[0] != version:
+            eligible = self._fitting_slots(task_class.suite, task_class.kind)
+            for worker_id in task_class.lacking:
+                eligible -= self._slots_of(worker_id, task_class)
+            untried = eligible
+            for worker_id in task_class.avoid:
+                if worker_id not in task_class.lacking:
+                    untried -= self._slots_of(worker_id, task_class)
+            task_class.known_slots = (version, eligible, untried)
+        return task_class.known_slots
+
+    def _slots_of(self, worker_id: WorkerId, task_class: TaskClass) -> int:
         worker = self._workers.get(worker_id)
-        if worker is None or suite not in worker.counted_in or not self.fits(kind, worker.capability_kind):
+        if (
+            worker is None
+            or task_class.suite not in worker.counted_in
+            or not self.fits(task_class.kind, worker.capability_kind)
+        ):
             return 0
         return len(worker.slots)
 

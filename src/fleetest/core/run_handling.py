@@ -21,7 +21,7 @@ from fleetest.core.entities import (
     TaskGroup,
     Worker,
 )
-from fleetest.core.lifecycle import Story, TaskState
+from fleetest.core.lifecycle import TaskState
 from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN, LeaseId, Requirements, RunId, TaskSpec, Verdict, WorkerId
 from fleetest.core.requirements import merge_requirements
 from fleetest.core.task_handling import TaskHandling
@@ -116,7 +116,6 @@ class RunHandling:
                 requirements,
                 priority + run.priority,
                 group,
-                Story(cluster.limits.story_length_max),
                 task_class,  # type: ignore[arg-type]
             )
             if task_class is None:
@@ -159,7 +158,7 @@ class RunHandling:
                     return
                 continue
             if name not in task.waits_for:
-                task.waits_for.add(name)
+                task.waits_for |= {name}
                 run.dependants.setdefault(name, []).append(task)
 
     # Cancellation ------------------------------------------------------------------------------------------------

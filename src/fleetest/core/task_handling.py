@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fleetest.core.cluster import Cluster
 from fleetest.core.commands import TaskOutcome
 from fleetest.core.entities import Readiness, Run, Suite, Task
-from fleetest.core.lifecycle import TaskState, change_task
+from fleetest.core.lifecycle import TaskState, change_task, change_tasks
 from fleetest.core.model import TaskId, Verdict, WorkerId
 
 _SUCCESS = frozenset(verdict for verdict in Verdict if verdict.is_success)
@@ -27,11 +27,11 @@ class TaskHandling:
             if cancellation is not None:
                 self.cancel(task)
                 continue
-            if task.lacking or task.avoid is not None or task.task_class.lacking or task.task_class.avoid is not None:
+            if task.lacking or task.avoid or task.task_class.lacking or task.task_class.avoid:
                 task.task_class = cluster.placement.task_class(task)
-            change_task(task, TaskState.QUEUED, cluster.now, detail)
-            queued.setdefault(task.run, []).append(task)
+            queued.setdefault(task.suite.run, []).append(task)
         for ready in queued.values():
+            change_tasks(ready, TaskState.QUEUED, cluster.now, detail)
             cluster.scheduling.add_tasks(ready, cluster.now)
 
     def cancel(self, task: Task, *, was_running: bool = False) -> None:
@@ -75,7 +75,7 @@ class TaskHandling:
                 if dependant.state is not TaskState.PENDING:
                     continue
                 if prerequisite.verdict in _SUCCESS:
-                    dependant.waits_for.discard(prerequisite.task_id)
+                    dependant.waits_for -= {prerequisite.task_id}
                     if not dependant.waits_for:
                         self.queue([dependant], f"dependency {prerequisite.task_id} done")
                 else:

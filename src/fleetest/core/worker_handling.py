@@ -9,7 +9,7 @@ from fleetest.core.cluster import Cluster
 from fleetest.core.commands import DisconnectWorker
 from fleetest.core.dispatch import Dispatch
 from fleetest.core.entities import Readiness, Slot, Suite, SuiteReadiness, Worker
-from fleetest.core.lifecycle import Story, WorkerState, change_worker
+from fleetest.core.lifecycle import WorkerState, change_worker
 from fleetest.core.model import RunId, WorkerId
 from fleetest.core.policies import Health, HealthChange
 from fleetest.core.run_handling import RunHandling
@@ -61,7 +61,6 @@ class WorkerHandling:
             cluster.next_order(),
             event.capabilities,
             cluster.placement.capability_kind(event.capabilities),
-            Story(cluster.limits.story_length_max),
             free=dict(event.capabilities.resources),
             last_seen=cluster.now,
         )
