@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fleetest.processes.launch import PrestartedTemplate
 
 _MARK_DOC = (
-    "fleet(gpus=, cpus=, memory=, resources=, requires=, priority=, timeout=, retries=, lock=, group=, alone=): "
-    "where, when and how this test may run on a fleet"
+    "fleet(gpus=, cpus=, memory=, resources=, requires=, prefer=, priority=, timeout=, retries=, backoff=, hedge=, "
+    "lock=, group=, alone=, workers=, each=): where, when and how this test may run on a fleet"
 )
 _PRESTARTED = "_fleetest_prestarted_template"
 

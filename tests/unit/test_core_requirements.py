@@ -2,18 +2,11 @@
 
 import pytest
 
-from fleetest.core.matching import constraint_holds, describe, matches, preference, unmet
+from fleetest.core.conditions import parse_conditions
+from fleetest.core.matching import describe, holds, matches, preference, unmet
 from fleetest.core.model import AnyOf, Capabilities, Constraint, Operator, Requirements
-from fleetest.core.requirements import (
-    RequirementError,
-    format_size,
-    merge_requirements,
-    parse_duration,
-    parse_marks,
-    parse_options,
-    parse_requires,
-    parse_size,
-)
+from fleetest.core.quantities import RequirementError, format_size, parse_duration, parse_size
+from fleetest.core.requirements import merge_requirements, parse_marks, parse_options
 
 GB = 10**9
 CPU = Capabilities({"os": ("linux",)}, {"cpus": 4.0, "memory": 8 * GB})
@@ -54,7 +47,7 @@ def test_all_requirements_must_hold_together(options, fitting):
 
 
 @pytest.mark.parametrize(
-    ("text", "values", "holds"),
+    ("text", "values", "fits"),
     [
         ("cuda>=12", ("12.4",), True),
         ("cuda>=12", ("11.8",), False),
@@ -81,18 +74,40 @@ def test_all_requirements_must_hold_together(options, fitting):
         ("gpu.memory=1024MiB", ("1GiB",), True),
         ("anything=1", (), False),
         ("cuda=12", ("9" * 5000,), False),
+        ("gpu.memory>=1GiB", ("9" * 5000 + "GB",), False),
+        ("clock>=3.2GHz", ("3300MHz",), True),
+        ("clock=3.2GHz", ("3200 MHz",), True),
+        ("clock>=3GHz", ("4",), False),
+        ("clock>=3", ("4GHz",), False),
+        ("clock>=3GHz", ("16GiB",), False),
+        ("clock!=3GHz", ("16GiB",), True),
+        ("network>=10Gbit/s", ("1.25GB/s",), True),
+        ("network>=10Gbps", ("1.2GB/s",), False),
+        ("network>=1Gibit/s", ("1Gbit/s",), False),
+        ("latency<=5ms", ("900us",), True),
+        ("latency<=5ms", ("0.1min",), False),
+        ("power>=0.3kW", ("300W",), True),
+        ("cuda=*", ("12.4",), True),
+        ("cuda=*", (), False),
+        ("cuda!=*", (), True),
+        ("cuda!=*", ("12.4",), False),
+        ("python===3.11", ("3.11.7",), False),
+        ("python===3.11.7", ("3.10.2", "3.11.7"), True),
+        ("size===1GiB", ("1024MiB",), False),
+        ("openssl>=1.1.1", ("1.1.1s",), True),
+        ("app>=3", ("3.1rc2",), True),
     ],
 )
-def test_constraints(text, values, holds):
-    (constraint,) = parse_requires(text)
-    assert constraint_holds(constraint, Capabilities({constraint.name: values})) is holds
+def test_constraints(text, values, fits):
+    (constraint,) = parse_conditions(text)
+    assert holds(constraint, Capabilities({constraint.name: values})) is fits
 
 
 def test_a_resource_total_is_compared_as_a_number():
-    assert constraint_holds(Constraint("cpus", Operator.GE, "7.5"), CUDA)
-    assert not constraint_holds(Constraint("cpus", Operator.GT, "8"), CUDA)
-    assert constraint_holds(Constraint("cpus", Operator.NE, "4"), CUDA)
-    assert not constraint_holds(Constraint("cpus", Operator.GE, "linux"), CUDA)
+    assert holds(Constraint("cpus", Operator.GE, "7.5"), CUDA)
+    assert not holds(Constraint("cpus", Operator.GT, "8"), CUDA)
+    assert holds(Constraint("cpus", Operator.NE, "4"), CUDA)
+    assert not holds(Constraint("cpus", Operator.GE, "linux"), CUDA)
 
 
 def test_what_is_unmet_says_what_the_worker_has():
@@ -140,6 +155,11 @@ def test_every_key():
             "lock": ["db", "cache"],
             "group": "database",
             "alone": True,
+            "prefer": "ssd=yes",
+            "workers": 2,
+            "each": "Python",
+            "backoff": "2s",
+            "hedge": False,
             "depends_on": ["build", "fetch"],
         },
         with_dependencies=True,
@@ -149,7 +169,10 @@ def test_every_key():
         constraints=(Constraint("cuda", Operator.GE, "12"), Constraint("os", Operator.EQ, "linux")),
         locks=("cache", "db"),
         alone=True,
+        prefers=(Constraint("ssd", Operator.EQ, "yes"),),
+        workers=2,
     )
+    assert (options.each, options.backoff_s, options.hedge) == ("python", 2.0, False)
     assert (options.priority, options.timeout_s, options.retries, options.group) == (-3, 300.0, 2, "database")
     assert options.depends_on == ("build", "fetch")
 
@@ -190,6 +213,25 @@ def test_what_is_not_said_is_none():
         ({"requires": "os>=linux"}, "'linux' cannot be ordered"),
         ({"requires": "gpu memory>=1"}, "has no comparison|is not a name|is not a comparison"),
         ({"requires": "9lives>=1"}, "'9lives' is not a name"),
+        ({"requires": "os=linux |, cuda>=1"}, r'at character 11: nothing beside the "\|"'),
+        ({"requires": "cuda>=12 | linux"}, r"at character 12: 'linux' cannot be ordered"),
+        ({"requires": "linux | cuda>=12"}, r"at character 1: 'linux' has no comparison"),
+        ({"requires": "os!=linux|darwin"}, 'to forbid both, write "os!=linux, os!=darwin"'),
+        ({"requires": "os=linux, cuda>=1, os!=Linux"}, "no machine has os=linux and os!=linux"),
+        ({"requires": "cuda>=12, cuda!=*"}, "no machine has cuda>=12 and no cuda at all"),
+        ({"requires": "cuda>=*"}, r'write "cuda=\*"'),
+        ({"requires": "clock>=3.2GHx"}, "'GHx' is not a unit; did you mean 'GHz'"),
+        ({"requires": "net>=10Gb/s"}, "'Gb/s' may mean bits or bytes; write 'Gbit/s' or 'GB/s'"),
+        ({"requires": "net>=10furlong/s"}, "'furlong/s' is not a unit"),
+        ({"prefer": "ssd"}, "prefer='ssd': at character 1: 'ssd' has no comparison"),
+        ({"prefers": "ssd=yes"}, "did you mean 'prefer'"),
+        ({"workers": 0}, "workers= is a whole number of at least 1"),
+        ({"workers": 2.0}, "workers= is a whole number"),
+        ({"workers": 5000}, "workers= is at most 1000"),
+        ({"each": "gpu model"}, "each= is the name of a capability"),
+        ({"backoff": "soon"}, "backoff=: 'soon' is not a duration"),
+        ({"backoff": -1}, "backoff=: -1 is not a duration; write seconds of at least 0"),
+        ({"hedge": "no"}, "hedge= is True or False"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(options, message):
@@ -204,6 +246,31 @@ def test_the_closest_mark_decides_and_requires_add_up():
     )
     assert options.requirements.resources == (("cpus", 3.0), ("gpus", 2.0))
     assert [constraint.name for constraint in options.requirements.constraints] == ["os", "cuda"]
+
+
+def test_alternatives_may_leave_out_what_they_share():
+    assert parse_conditions("os=linux|darwin , cuda >= 12 | rocm>=6") == (
+        AnyOf((Constraint("os", Operator.EQ, "linux"), Constraint("os", Operator.EQ, "darwin"))),
+        AnyOf((Constraint("cuda", Operator.GE, "12"), Constraint("rocm", Operator.GE, "6"))),
+    )
+    assert parse_conditions("os=linux | linux, os=linux") == (Constraint("os", Operator.EQ, "linux"),)
+
+
+def test_wishes_of_all_marks_count():
+    options = parse_marks([((), {"prefer": "ssd=yes"}), ((), {"prefer": "gpu.model=H100"})])
+    assert [wish.name for wish in options.requirements.prefers] == ["ssd", "gpu.model"]
+    assert options.requirements.is_plain
+
+
+def test_unlike_quantities_are_said_to_be_so():
+    needs = parse_options({"requires": "clock>=3GHz"}).requirements
+    assert unmet(needs, Capabilities({"clock": ("3.2",)})) == [
+        "clock>=3GHz (has 3.2, which cannot be compared with 3GHz)"
+    ]
+    assert unmet(needs, Capabilities({"clock": ("2.4GHz",)})) == ["clock>=3GHz (has 2.4GHz)"]
+    assert unmet(needs, Capabilities(resources={"clock": 4.0})) == [
+        "clock>=3GHz (has 4, which cannot be compared with 3GHz)"
+    ]
 
 
 def test_a_mark_takes_no_positional_arguments():

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fleetest.core.matching import constraint_holds
+from fleetest.core.conditions import parse_conditions
+from fleetest.core.matching import holds
 from fleetest.core.model import Capabilities
-from fleetest.core.requirements import parse_requires
 from fleetest.hardware import browsers, detect, detect_cheaply, detection, gpus, machine, programs
 from fleetest.hardware.findings import Findings
 
@@ -160,10 +160,10 @@ def test_nvidia_gpus_satisfy_what_people_write(monkeypatch: pytest.MonkeyPatch) 
     assert found.resources == {"gpus": 2.0}
     capabilities = Capabilities({name: tuple(values) for name, values in found.attributes.items()}, found.resources)
     wanted = "cuda>=12, cuda=12.4, gpu.memory>=16GiB, gpu.compute>=8.0, gpu.driver>=550, gpu.vendor=nvidia, gpus>=2"
-    for constraint in parse_requires(wanted):
-        assert constraint_holds(constraint, capabilities), constraint
-    for constraint in parse_requires("cuda>=13, gpu.memory>=100GiB, gpu.compute>9.0, rocm=present"):
-        assert not constraint_holds(constraint, capabilities), constraint
+    for constraint in parse_conditions(wanted):
+        assert holds(constraint, capabilities), constraint
+    for constraint in parse_conditions("cuda>=13, gpu.memory>=100GiB, gpu.compute>9.0, rocm=present"):
+        assert not holds(constraint, capabilities), constraint
 
 
 @pytest.mark.parametrize("code", [9, 12])

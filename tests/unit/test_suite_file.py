@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fleetest.client.suite_file import find_cycle, load_suite
-from fleetest.core.model import Constraint, Operator
+from fleetest.core.model import AnyOf, Constraint, Operator
 from fleetest.errors import ExitStatus, UserError
 
 FULL = """
@@ -96,6 +96,27 @@ def test_a_pytest_target_becomes_a_suite_of_its_name(full: Path) -> None:
     assert (target.timeout_s, target.retries) == (300, 1)
     assert target.environment == {"LANG": "C", "A": "default"}
     assert target.python == str(full.parent / "python")
+
+
+def test_every_policy_of_an_entry_reaches_its_task(tmp_path: Path) -> None:
+    policies = 'backoff = "2s"\nhedge = false\neach = "python"\n'
+    command = policies + 'workers = 2\nrequires = "cuda>=12 | rocm>=6"\nprefer = "ssd=yes"\n'
+    file = write(
+        tmp_path,
+        '[defaults]\nprefer = "rack=b"\n'
+        f'[[command]]\nname = "a"\nargv = ["true"]\n{command}'
+        f'[[pytest]]\nname = "b"\n{policies}',
+    )
+
+    suite = load_suite(file)
+    (task,), (target,) = suite.tasks, suite.targets
+
+    assert (task.backoff_s, task.hedge, task.each) == (2.0, False, "python")
+    assert (target.backoff_s, target.hedge, target.each) == (2.0, False, "python")
+    assert task.requirements.workers == 2
+    (either,) = task.requirements.constraints
+    assert isinstance(either, AnyOf)
+    assert [wish.name for wish in task.requirements.prefers] == ["rack", "ssd"]
 
 
 def test_name_of_the_suite_is_that_of_the_file_unless_given(tmp_path: Path) -> None:

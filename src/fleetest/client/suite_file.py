@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fleetest.core.model import TaskId, TaskSpec
-from fleetest.core.requirements import RequirementError, TaskOptions, parse_options
+from fleetest.core.quantities import RequirementError
+from fleetest.core.requirements import TaskOptions, parse_options
 from fleetest.errors import UserError
 from fleetest.wire.messages import CommandSpec, PytestSuite
 
@@ -21,9 +22,9 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 _TOP_KEYS = ("name", "defaults", "command", "pytest")
-_POLICY_KEYS = ("timeout", "retries", "priority")
-_REQUIREMENT_KEYS = ("gpus", "cpus", "memory", "resources", "requires", "lock", "alone", "group")
-_EVERY_KIND_KEYS = ("cwd", "env", "hedge", *_POLICY_KEYS)
+_POLICY_KEYS = ("timeout", "retries", "backoff", "hedge", "priority", "each")
+_REQUIREMENT_KEYS = ("gpus", "cpus", "memory", "resources", "requires", "prefer", "lock", "alone", "group", "workers")
+_EVERY_KIND_KEYS = ("cwd", "env", *_POLICY_KEYS)
 _COMMAND_DEFAULT_KEYS = (*_EVERY_KIND_KEYS, *_REQUIREMENT_KEYS, "expected_exit_status", "artifacts")
 _COMMAND_KEYS = ("name", "argv", "command", "depends_on", *_COMMAND_DEFAULT_KEYS)
 _PYTEST_DEFAULT_KEYS = (*_EVERY_KIND_KEYS, "python", "start_method")
@@ -119,8 +120,10 @@ def _command(table: _Table, check_directory: bool) -> tuple[CommandSpec, TaskSpe
         priority=options.priority or 0,
         timeout_s=options.timeout_s,
         retries=options.retries or 0,
+        backoff_s=options.backoff_s or 0.0,
+        hedge=options.hedge is not False,
+        each=options.each or "",
         depends_on=tuple(TaskId(other) for other in table.texts("depends_on")),
-        hedge=table.truth("hedge", True),
     )
     return spec, task
 
@@ -143,7 +146,9 @@ def _target(table: _Table, check_directory: bool) -> PytestSuite:
         timeout_s=options.timeout_s,
         retries=options.retries or 0,
         priority=options.priority or 0,
-        hedge=table.truth("hedge", True),
+        backoff_s=options.backoff_s or 0.0,
+        hedge=options.hedge is not False,
+        each=options.each or "",
     )
 
 
@@ -154,7 +159,6 @@ def _check_defaults(defaults: _Table, check_directory: bool) -> None:
     defaults.environment()
     defaults.whole_number("expected_exit_status", 0, 0, 255)
     defaults.patterns("artifacts")
-    defaults.truth("hedge", True)
     defaults.text("python", "")
     defaults.text("start_method", "")
 
@@ -237,13 +241,14 @@ class _Table:
         return _Table(self.path, f"{self.place.partition(' ')[0]} {name!r}", self.data)
 
     def merged(self, defaults: _Table, keys: Sequence[str]) -> _Table:
-        """With what the defaults say about ``keys``. ``env`` is merged by variable; all ``requires`` must hold."""
+        """With what the defaults say about ``keys``. ``env`` is merged by variable; requirements add up."""
         data = {key: defaults.data[key] for key in keys if key in defaults.data} | self.data
         if isinstance(self.data.get("env"), dict):
             data["env"] = {**defaults.data.get("env", {}), **self.data["env"]}
-        requires = [table.data.get("requires") for table in (defaults, self)]
-        if "requires" in keys and all(isinstance(text, str) and text.strip() for text in requires):
-            data["requires"] = ", ".join(map(str, requires))
+        for key in ("requires", "prefer"):
+            texts = [table.data.get(key) for table in (defaults, self)]
+            if key in keys and all(isinstance(text, str) and text.strip() for text in texts):
+                data[key] = ", ".join(map(str, texts))
         return _Table(self.path, self.place, data)
 
     def table(self, key: str) -> dict[str, Any]:
@@ -273,12 +278,6 @@ class _Table:
         value = self.data.get(key, default)
         if type(value) is not int or not least <= value <= most:
             self.fail(f"{key}: must be a whole number from {least} to {most}, is {_kind(value)}")
-        return value
-
-    def truth(self, key: str, default: bool) -> bool:
-        value = self.data.get(key, default)
-        if not isinstance(value, bool):
-            self.fail(f"{key}: must be true or false, is {_kind(value)}")
         return value
 
     def argv(self) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fleetest.core.cluster import Cluster
+from fleetest.core.conditions import format_condition
 from fleetest.core.entities import Readiness, Task, Worker
 from fleetest.core.lifecycle import TaskState
-from fleetest.core.matching import describe, describe_amount, describe_condition, holds, unmet
+from fleetest.core.matching import describe, describe_amount, holds, unmet
 from fleetest.core.model import RunId, TaskId
 
 
@@ -84,7 +85,7 @@ def _nobody_has(task: Task, workers: list[Worker]) -> str:
     requirements = task.requirements
     for condition in requirements.constraints:
         if not any(holds(condition, worker.capabilities) for worker in workers):
-            return f"no live worker has {describe_condition(condition)}{_closest(task, workers)}"
+            return f"no live worker has {format_condition(condition)}{_closest(task, workers)}"
     for name, amount in requirements.resources:
         if all(worker.capabilities.resources.get(name, 0.0) < amount for worker in workers):
             return f"no live worker has {describe_amount(name, amount)}{_closest(task, workers)}"

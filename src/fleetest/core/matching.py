@@ -1,23 +1,26 @@
-"""Does a worker have what a task needs? Constraints against attributes and resource totals.
+"""Does a worker have what a task needs? Conditions against attributes and resource totals.
 
-Both sides sizes or one a number with a unit: compared as bytes. A resource total: compared as a number. Else both
-start with digits: compared as dotted versions, component by component (``12`` >= ``11.8``, ``7.10`` > ``7.5``).
-``=`` on a version is a prefix by components (``cuda=12`` holds for 12.4, not for 1.2 or 120); any other text is
-compared without case. One value of a multi-valued attribute is enough, except for ``!=``, which holds if no value
-equals. What a worker does not have satisfies nothing but ``!=``.
+A quantity on one side or both (``16GiB``, ``3.2GHz``): compared as amounts, a plain number beside a size being bytes;
+quantities of different dimensions never match. A resource total: compared as a number. Else both start with digits:
+compared as dotted versions, component by component (``12`` >= ``11.8``, ``7.10`` > ``7.5``). ``=`` on a version is a
+prefix by components (``cuda=12`` holds for 12.4, not for 1.2 or 120); any other text is compared without case. One
+value of a multi-valued attribute is enough, except for ``!=``, which holds if no value equals. ``*`` stands for any
+value. What a worker does not have satisfies nothing but ``!=``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fractions import Fraction
+from typing import TypeVar
 
+from fleetest.core.conditions import ANY_VALUE, format_condition
 from fleetest.core.model import AnyOf, Capabilities, Condition, Constraint, Operator, Requirements
-from fleetest.core.requirements import RequirementError, format_size, parse_size
+from fleetest.core.quantities import Dimension, Quantity, format_size, read_number, read_quantity
 
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)*)", re.IGNORECASE)
-_UNIT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:[kmgt]i?b|b)\s*", re.IGNORECASE)
-_NUMBER = re.compile(r"\s*\d+(?:\.\d+)?\s*")
+_Ordered = TypeVar("_Ordered", float, Fraction, tuple[int, ...])
 
 
 def constraint_holds(constraint: Constraint, capabilities: Capabilities) -> bool:
@@ -63,19 +66,8 @@ def unmet(requirements: Requirements, capabilities: Capabilities) -> list[str]:
     ]
     for condition in requirements.constraints:
         if not holds(condition, capabilities):
-            lacking.append(f"{describe_condition(condition)} ({_what_it_has(condition, capabilities)})")
+            lacking.append(f"{format_condition(condition)} ({_what_it_has(condition, capabilities)})")
     return lacking
-
-
-def describe_constraint(constraint: Constraint) -> str:
-    return f"{constraint.name}{constraint.operator.value}{constraint.value}"
-
-
-def describe_condition(condition: Condition) -> str:
-    """As it would be written: ``cuda>=12``, ``cuda>=12 | rocm>=6``."""
-    if isinstance(condition, AnyOf):
-        return " | ".join(map(describe_constraint, condition.alternatives))
-    return describe_constraint(condition)
 
 
 def describe_amount(name: str, amount: float) -> str:
@@ -87,7 +79,7 @@ def describe(requirements: Requirements) -> str:
     """The requirements in one line, for people; ``nothing special`` if there are none."""
     parts: Iterable[str] = [
         *(describe_amount(name, amount) for name, amount in requirements.resources),
-        *map(describe_condition, requirements.constraints),
+        *map(format_condition, requirements.constraints),
         *(f"lock {name}" for name in requirements.locks),
         *(["a worker of its own"] if requirements.alone else []),
         *([f"{requirements.workers} workers at once"] if requirements.workers > 1 else []),
@@ -100,32 +92,60 @@ def _amount(name: str, amount: float) -> str:
 
 
 def _what_it_has(condition: Condition, capabilities: Capabilities) -> str:
-    if isinstance(condition, AnyOf):
-        names = dict.fromkeys(constraint.name for constraint in condition.alternatives)
-        owned = [name for name in names if name in capabilities.attributes or name in capabilities.resources]
-        if len(names) > 1 and owned:
-            return "; ".join(f"{name}: {_values_of(name, capabilities)}" for name in owned)
-        return _values_of(next(iter(names)), capabilities)
-    return _values_of(condition.name, capabilities)
+    if isinstance(condition, Constraint):
+        return _values_of(condition, capabilities)
+    by_name = {constraint.name: constraint for constraint in condition.alternatives}
+    owned = [name for name in by_name if name in capabilities.attributes or name in capabilities.resources]
+    if len(by_name) > 1 and owned:
+        return "; ".join(f"{name}: {_values_of(by_name[name], capabilities)}" for name in owned)
+    return _values_of(condition.alternatives[0], capabilities)
 
 
-def _values_of(name: str, capabilities: Capabilities) -> str:
+def _values_of(constraint: Constraint, capabilities: Capabilities) -> str:
+    name = constraint.name
     values = list(capabilities.attributes.get(name, ()))
+    wanted = read_quantity(constraint.value)
+    unlike = [value for value in values if _is_unlike(value, wanted, constraint)]
     if name in capabilities.resources:
         values.append(_amount(name, capabilities.resources[name]))
-    return f"has {', '.join(values)}" if values else "has none"
+        if wanted is not None and wanted.dimension is not Dimension.SIZE:
+            unlike.append(values[-1])
+    if not values:
+        return "has none"
+    text = f"has {', '.join(values)}"
+    return text + (f", which cannot be compared with {constraint.value}" if unlike == values else "")
+
+
+def _is_unlike(value: str, wanted: Quantity | None, constraint: Constraint) -> bool:
+    have = read_quantity(value)
+    if have is None and wanted is None:
+        return False
+    return _amounts(value, have, constraint.value, wanted)[0] is None
 
 
 def _total_holds(operator: Operator, total: float, wanted: str) -> bool:
-    try:
-        return _compare(operator, total, float(parse_size(wanted) if _UNIT.fullmatch(wanted) else wanted))
-    except (RequirementError, ValueError):
-        return False
+    if wanted == ANY_VALUE:
+        return operator is Operator.EQ and total > 0
+    if operator is Operator.IS:
+        return f"{total:g}" == wanted
+    quantity = read_quantity(wanted)
+    if quantity is not None:
+        return quantity.dimension is Dimension.SIZE and _compare(operator, total, float(quantity.amount))
+    number = read_number(wanted)
+    return number is not None and _compare(operator, total, float(number))
 
 
 def _holds(operator: Operator, value: str, wanted: str) -> bool:
-    if _is_size(value) and _is_size(wanted) and (_UNIT.fullmatch(value) or _UNIT.fullmatch(wanted)):
-        return _compare(operator, float(parse_size(value)), float(parse_size(wanted)))
+    if operator is Operator.IS:
+        return value.casefold() == wanted.casefold()
+    if wanted == ANY_VALUE:
+        return operator is Operator.EQ
+    have_quantity, want_quantity = read_quantity(value), read_quantity(wanted)
+    if have_quantity is not None or want_quantity is not None:
+        have_amount, want_amount = _amounts(value, have_quantity, wanted, want_quantity)
+        if have_amount is None or want_amount is None:
+            return operator is Operator.EQ and value.casefold() == wanted.casefold()
+        return _compare(operator, have_amount, want_amount)
     if operator is Operator.EQ:
         return value.casefold() == wanted.casefold() or _is_version_prefix(wanted, value)
     have, want = _version(value), _version(wanted)
@@ -135,8 +155,18 @@ def _holds(operator: Operator, value: str, wanted: str) -> bool:
     return _compare(operator, have + (0,) * (length - len(have)), want + (0,) * (length - len(want)))
 
 
-def _is_size(text: str) -> bool:
-    return bool(_UNIT.fullmatch(text) or _NUMBER.fullmatch(text))
+def _amounts(
+    value: str, have: Quantity | None, wanted: str, want: Quantity | None
+) -> tuple[Fraction | None, Fraction | None]:
+    """Both as amounts of the same dimension; None and None if they cannot be compared."""
+    # Bytes may be written as a plain number; any other plain number beside a quantity lacks its unit.
+    if have is None and want is not None and want.dimension is Dimension.SIZE:
+        return read_number(value), want.amount
+    if want is None and have is not None and have.dimension is Dimension.SIZE:
+        return have.amount, read_number(wanted)
+    if have is None or want is None or have.dimension is not want.dimension:
+        return None, None
+    return have.amount, want.amount
 
 
 def _version(text: str) -> tuple[int, ...] | None:
@@ -152,13 +182,13 @@ def _is_version_prefix(wanted: str, value: str) -> bool:
     return have is not None and want is not None and have[: len(want)] == want
 
 
-def _compare(operator: Operator, have: float | tuple[int, ...], want: float | tuple[int, ...]) -> bool:
+def _compare(operator: Operator, have: _Ordered, want: _Ordered) -> bool:
     if operator is Operator.EQ:
         return have == want
     if operator is Operator.GE:
-        return have >= want  # type: ignore[operator]
+        return have >= want
     if operator is Operator.GT:
-        return have > want  # type: ignore[operator]
+        return have > want
     if operator is Operator.LE:
-        return have <= want  # type: ignore[operator]
-    return have < want  # type: ignore[operator]
+        return have <= want
+    return have < want

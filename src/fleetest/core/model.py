@@ -67,6 +67,8 @@ class Operator(str, Enum):
     GT = ">"
     LE = "<="
     LT = "<"
+    IS = "==="
+    """The very same text, without case: no versions, no units."""
 
 
 @dataclass(frozen=True, slots=True)

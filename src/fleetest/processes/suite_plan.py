@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fleetest.core.model import TaskId, TaskSpec
-from fleetest.core.requirements import RequirementError, TaskOptions, parse_marks
+from fleetest.core.quantities import RequirementError
+from fleetest.core.requirements import TaskOptions, parse_marks
 from fleetest.core.suite_planning import fingerprint_of
 from fleetest.processes.frames import Collected, Item, from_portable
 from fleetest.wire.messages import ItemInfo, PytestSuite
@@ -88,7 +89,9 @@ class Collection:
             suite.priority if options.priority is None else options.priority,
             suite.timeout_s if options.timeout_s is None else options.timeout_s,
             suite.retries if options.retries is None else options.retries,
-            hedge=suite.hedge,
+            backoff_s=suite.backoff_s if options.backoff_s is None else options.backoff_s,
+            hedge=suite.hedge and options.hedge is not False,
+            each=suite.each if options.each is None else options.each,
         )
 
     def items(self) -> list[ItemInfo]:

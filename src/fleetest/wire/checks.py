@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Sequence
 
 from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN, AttemptResult, TaskId, TaskSpec
+from fleetest.core.requirements import WORKERS_PER_TASK_MAX
 from fleetest.errors import RemoteProtocolError
 from fleetest.wire.messages import CommandSuite, SubmitRun, SuitePlan
 
 SUITES_PER_RUN_MAX = 1000
-WORKERS_PER_TASK_MAX = 1000
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 

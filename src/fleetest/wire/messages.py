@@ -42,6 +42,9 @@ class PytestSuite(Message, frozen=True):
     priority: int = 0
     hedge: bool = True
     """A second attempt of a test may be started on another worker while the first runs."""
+    backoff_s: float = 0.0
+    each: str = ""
+    """Name of a capability: tests that say nothing themselves run once on every distinct value of it."""
 
 
 class CommandSpec(Message, frozen=True):
