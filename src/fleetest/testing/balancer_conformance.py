@@ -10,11 +10,13 @@ import pytest
 
 from fleetest.core.cluster import Cluster
 from fleetest.core.entities import Slot
+from fleetest.core.invariants import check
 from fleetest.core.model import Capabilities, Instant, Limits, RunId, TaskId, TaskSpec, Verdict
 from fleetest.core.policies import BalancingPolicy, Hedge, Move
 from fleetest.core.requirements import parse_options
-from fleetest.testing.simulated_cluster import SimulatedCluster
-from fleetest.testing.simulated_worker import Behaviour
+from fleetest.simulation.simulated_cluster import Policies, SimulatedCluster
+from fleetest.simulation.simulated_worker import Behaviour
+from fleetest.testing.faults import Faults, check_end
 
 RUN = "run"
 
@@ -28,22 +30,22 @@ class BalancerConformance:
     @pytest.mark.parametrize("seed", range(5))
     def test_every_task_gets_its_verdict_in_a_fleet_with_faults(self, seed: int) -> None:
         cluster = unequal_fleet(self.make(), seed)
-        cluster.run_with_faults(10.0, mean_gap_s=0.7)
+        Faults(cluster, mean_gap_s=0.7).run(10.0)
         cluster.run_to_the_end()
-        cluster.check_end()
+        check_end(cluster)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_what_it_proposes_is_possible(self, seed: int) -> None:
         cluster = unequal_fleet(self.make(), seed)
         seen = _watch(cluster.state.cluster)
         cluster.run_to_the_end()
-        cluster.check_end()
+        check_end(cluster)
         assert seen.looks, "nobody asked it"
 
     def test_the_same_events_give_the_same_history(self) -> None:
         first, second = (unequal_fleet(self.make(), 7) for _ in range(2))
         for cluster in (first, second):
-            cluster.run_with_faults(5.0, mean_gap_s=0.7)
+            Faults(cluster, mean_gap_s=0.7).run(5.0)
             cluster.run_to_the_end()
         assert first.runs[RunId(RUN)].finished_at == second.runs[RunId(RUN)].finished_at
         assert first.commands == second.commands
@@ -91,11 +93,11 @@ class BalancerConformance:
             state.balancing.forget(worker.worker_id)
             assert math.isfinite(state.balancing.order(worker))
         cluster.run_to_the_end()
-        cluster.check_end()
+        check_end(cluster)
 
     def test_a_fleet_of_nobody_needs_no_proposals(self) -> None:
         policy = self.make()
-        cluster = SimulatedCluster(0, balancing=policy)
+        cluster = SimulatedCluster(0, policies=Policies(balancing=policy))
         assert list(policy.propose((), (), 0.0)) == []
         assert not cluster.state.cluster.workers
 
@@ -103,7 +105,12 @@ class BalancerConformance:
 def unequal_fleet(policy: BalancingPolicy, seed: int) -> SimulatedCluster:
     """Workers of unlike speed and kind, with tests of skewed durations, some of which only some of them can run."""
     chance = random.Random(seed)
-    cluster = SimulatedCluster(seed, Limits(heartbeat_interval_s=1.0, reconnect_grace_s=3.0), balancing=policy)
+    cluster = SimulatedCluster(
+        seed,
+        Limits(heartbeat_interval_s=1.0, reconnect_grace_s=3.0),
+        policies=Policies(balancing=policy),
+        after_event=check,
+    )
     for number in range(4):
         has_gpu = number == 0
         attributes = {"cuda": ("12.4",)} if has_gpu else {}

@@ -1,0 +1,1 @@
+"""Whole fleets in virtual time: the real core and policies, simulated machines, links and tests."""
