@@ -37,7 +37,15 @@ REQUIREMENTS = [
     Requirements(alone=True),
 ]
 VERDICTS = [Verdict.PASSED, Verdict.PASSED, Verdict.FAILED, Verdict.CRASHED, Verdict.SKIPPED, Verdict.TIMEOUT]
-LIMITS = Limits(heartbeat_interval_s=1.0, reconnect_grace_s=3.0, lease_overrun_s=5.0, infrastructure_failures_max=4)
+LIMITS = Limits(
+    heartbeat_interval_s=1.0,
+    reconnect_grace_s=3.0,
+    lease_overrun_s=5.0,
+    infrastructure_failures_max=4,
+    quarantine_s=1.0,
+    quarantine_max_s=4.0,
+    flapping_losses=4,
+)
 
 
 @st.composite

@@ -172,7 +172,7 @@ def test_a_worker_that_stays_away_is_lost(cluster):
     cluster.submit(task("a"))
     cluster.disconnect("w1")
     emitted = cluster.wait(15.1)
-    assert commands.RaiseAlert("w1", "lost", "did not come back") in emitted
+    assert commands.RaiseAlert("w1", "lost", "did not come back (1 not begun: 1 queued again)") in emitted
     assert state_of(cluster, "w1") is None
     assert cluster.why("a") == "waiting for a worker: none has joined"
     assert commands.ClearAlert("w1", "lost") in cluster.join("w1", session="new")
@@ -274,7 +274,10 @@ def test_infrastructure_failures_quarantine_the_worker_not_the_task():
         name = cluster.queues["w1", 0][-1]
         cluster.apply(events.InfrastructureFailed(WorkerId("w1"), [cluster.leases[name].lease_id], "cannot fork"))
     (alert,) = cluster.all(commands.RaiseAlert)
-    assert (alert.cause, alert.message) == ("quarantined", "3 infrastructure failures in a row: cannot fork")
+    assert (alert.cause, alert.message) == (
+        "quarantined",
+        "3 infrastructure failures in a row: cannot fork (tried again in 60 s)",
+    )
     assert state_of(cluster, "w1") == "quarantined"
     asked_back = {i for command in cluster.all(commands.RevokeLeases) for i in command.lease_ids}
     assert asked_back == set(cluster.state.cluster.leases), "nothing has started: all of it is asked back"

@@ -52,7 +52,7 @@ def test_a_healthy_worker_is_checked_lazily(monitor):
         assert monitor.beat(W, beat * 5.0) is None
         assert monitor.advance(beat * 5.0) == []
     assert monitor.health(W) is Health.HEALTHY
-    assert len(monitor._checks) == 1
+    assert len(monitor._heartbeats._checks) == 1
 
 
 def test_all_lost_at_once():

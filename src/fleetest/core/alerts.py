@@ -53,21 +53,23 @@ class Alerts:
 
     def add(self, worker_id: WorkerId, cause: str, message: str, now: Instant) -> Alert | None:
         """The new alert; None if this one lasts already."""
+        cause = str(cause)
         if (worker_id, cause) in self._lasting:
             return None
         self._count += 1
-        alert = Alert(AlertId(f"{self._epoch}-{self._count}"), worker_id, str(cause), message, now)
+        alert = Alert(AlertId(f"{self._epoch}-{self._count}"), worker_id, cause, message, now)
         self._lasting[worker_id, cause] = self._by_id[alert.alert_id] = alert
-        self._causes.setdefault(worker_id, set()).add(str(cause))
+        self._causes.setdefault(worker_id, set()).add(cause)
         return alert
 
     def clear(self, worker_id: WorkerId, cause: str, now: Instant) -> Alert | None:
         """The alert that is over now; None if there was none."""
+        cause = str(cause)
         alert = self._lasting.pop((worker_id, cause), None)
         if alert is None:
             return None
         causes = self._causes[worker_id]
-        causes.discard(str(cause))
+        causes.discard(cause)
         if not causes:
             del self._causes[worker_id]
         alert = self._by_id[alert.alert_id] = dataclasses.replace(alert, cleared_at=now)

@@ -130,7 +130,6 @@ class AttemptHandling:
             slots[live.slot] = None
             self._finish(live, result)
         for slot in slots:
-            slot.worker.consecutive_failures = 0
             self._predict_again(slot)
 
     def _finish(self, live: LiveLease, result: AttemptResult) -> None:
@@ -166,6 +165,7 @@ class AttemptHandling:
             result,
             reason,
         )
+        cluster.health.finished(live, verdict, duration_s, cluster.now, is_final=not retries)
         if retries:
             cluster.outbox.outcome(run.run_id, outcome)
             task.retries_used += 1

@@ -20,6 +20,8 @@ from fleetest.core.model import Instant, Lease, LeaseId, Limits, RunId, TaskId, 
 from fleetest.core.placement import Placement
 from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy
 
+HEARTBEATS_PER_S = 50.0
+"""Of all workers together, at most."""
 LEASES_PER_EPOCH = 2**32
 FINISHED_RUNS_KEPT = 2
 LONGEST_S = 1e8
@@ -115,6 +117,7 @@ class Cluster:
         """They outlive the worker's session."""
         self.held_back: dict[WorkerId, str] = {}
         """Workers that the operator quarantined, with the reason, whether they are there or not."""
+        health.bind(limits)
         self._count = 0
         self._lease_count = 0
         scheduling.bind(self.placement, self.predict_s, limits)
@@ -145,6 +148,10 @@ class Cluster:
     def ask(self, slots: Iterable[Slot]) -> None:
         for slot in slots:
             self.asking[slot] = None
+
+    def heartbeat_interval_s(self) -> float:
+        """What workers are told: slower in a large fleet, so that heartbeats alone never keep the coordinator busy."""
+        return max(self.limits.heartbeat_interval_s, len(self.workers) / HEARTBEATS_PER_S)
 
     def total_slots(self) -> int:
         return sum(len(worker.slots) for worker in self.workers.values())

@@ -13,6 +13,7 @@ from fleetest.core.commands import Command
 from fleetest.core.dispatch import Dispatch
 from fleetest.core.entities import Run
 from fleetest.core.explain import explain
+from fleetest.core.lifecycle import WorkerState
 from fleetest.core.model import Instant, Limits, RunId, TaskId
 from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy
 from fleetest.core.rebalancing import Rebalancing
@@ -22,10 +23,13 @@ from fleetest.core.standing import Standing
 from fleetest.core.task_handling import TaskHandling
 from fleetest.core.worker_handling import WorkerHandling
 
+STALL_S = 1.0
+"""A deadline that is later than this (or a heartbeat interval, if that is shorter) says that we did not run."""
 _SIGNS_OF_LIFE = (
     events.SuiteReady,
     events.SuiteUnavailable,
     events.WorkerDraining,
+    events.WorkerProbed,
     events.AttemptsStarted,
     events.AttemptsFinished,
     events.LeasesReturned,
@@ -58,6 +62,7 @@ class ClusterState:
         standing = Standing(cluster)
         self._workers = workers = WorkerHandling(cluster, tasks, attempts, runs, self._dispatch, standing)
         self._attempts = attempts
+        self._stall_s = min(STALL_S, cluster.limits.heartbeat_interval_s)
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.RunSubmitted: runs.submitted,
             events.SuitePlanned: runs.planned,
@@ -73,6 +78,7 @@ class ClusterState:
             events.WorkerResumed: standing.resumed,
             events.WorkerQuarantined: standing.quarantined,
             events.WorkerReleased: standing.released,
+            events.WorkerProbed: standing.probed,
             events.AlertAcknowledged: standing.acknowledged,
             events.AttemptsStarted: attempts.started,
             events.AttemptsFinished: attempts.finished,
@@ -84,6 +90,8 @@ class ClusterState:
     def apply(self, event: events.Event, now: Instant) -> list[Command]:
         """Take in what happened and return what must be done, in order. ``now`` never goes backwards."""
         cluster = self.cluster
+        if now > cluster.now + self._stall_s:
+            self._excuse_stall(now)
         cluster.now = max(now, cluster.now)
         if isinstance(event, _SIGNS_OF_LIFE):
             self._workers.seen(event.worker_id, is_beat=False)
@@ -118,6 +126,22 @@ class ClusterState:
         task = run.tasks.get(task_id) if run is not None else None
         return task.story.lines() if task is not None else ()
 
+    def _excuse_stall(self, now: Instant) -> None:
+        """Whatever was due and did not come was late because this process did not run (stopped, starved, asleep).
+
+        The time in which nobody listened is not held against the workers, and as much again, at most one heartbeat, is
+        given to what they said meanwhile and waits to be read.
+        """
+        due, limits = self.next_deadline(), self.cluster.limits
+        late_s = now - due if due is not None else 0.0
+        if late_s <= self._stall_s:
+            return
+        grace_s = min(late_s, limits.heartbeat_interval_s)
+        self.cluster.health.excuse(late_s + grace_s)
+        for worker in self.cluster.workers.values():
+            if worker.state is WorkerState.DISCONNECTED:
+                self.cluster.deadlines.delay(("reconnect", worker.worker_id), late_s + grace_s)
+
     def _run_deadlines(self) -> None:
         cluster = self.cluster
         self._workers.advance_health()
@@ -129,6 +153,8 @@ class ClusterState:
             kind, *subject = key
             if kind == "reconnect":
                 self._workers.gave_up_waiting(subject[0])
+            elif kind == "lost alert":
+                self._workers.stays_lost(subject[0])
             elif kind == "overrun":
                 self._attempts.overrun(subject[0])
             elif kind == "balance":

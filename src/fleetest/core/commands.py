@@ -66,6 +66,14 @@ class EndRun:
 
 
 @dataclass(frozen=True, slots=True)
+class SetHeartbeat:
+    """Beat at this interval from now on: the fleet has grown or shrunk."""
+
+    worker_id: WorkerId
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class DisconnectWorker:
     """Close the worker's link with this reason (replaced by a new session, declared lost)."""
 
@@ -138,6 +146,7 @@ Command: TypeAlias = (
     | RevokeLeases
     | KillLeases
     | EndRun
+    | SetHeartbeat
     | DisconnectWorker
     | PublishStarted
     | PublishOutcomes

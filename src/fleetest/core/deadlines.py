@@ -31,6 +31,12 @@ class Deadlines:
             self._heap = [(due, count, key) for key, (due, count) in self._due.items()]
             heapq.heapify(self._heap)
 
+    def delay(self, key: Hashable, by_s: float) -> None:
+        """Let this deadline be so much later, if there is one."""
+        entry = self._due.get(key)
+        if entry is not None:
+            self.set(key, entry[0] + by_s)
+
     def cancel(self, key: Hashable) -> None:
         """Forget this deadline, if there is one."""
         self._due.pop(key, None)

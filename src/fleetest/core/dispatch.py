@@ -161,12 +161,10 @@ class Dispatch:
         limits = cluster.limits
         if worker.holding is slot:
             worker.holding = None
-        choice = cluster.scheduling.choose(
-            slot,
-            cluster.balancing.prefetch_s(worker) - slot.queued_s,
-            limits.prefetch_tasks_max - len(slot.leases),
-            cluster.now,
-        )
+        room_s, room_tasks = cluster.balancing.prefetch_s(worker) - slot.queued_s, limits.prefetch_tasks_max
+        if worker.is_on_probation:
+            room_s, room_tasks = 0.0, 1
+        choice = cluster.scheduling.choose(slot, room_s, room_tasks - len(slot.leases), cluster.now)
         if choice.hold is not None and not choice.hold.requirements.alone:
             worker.holding = slot
         granted = self._grant(slot, choice.tasks)
@@ -176,7 +174,9 @@ class Dispatch:
             self._refused.add(slot)
             if not slot.leases:
                 self.left_empty[slot] = None
-        self._list(slot)
+        # On probation one lease closes the other slots too.
+        for changed in worker.slots if granted and worker.is_on_probation else (slot,):
+            self._list(changed)
         return granted
 
     def _grant(self, slot: Slot, tasks: Sequence[Task]) -> bool:
@@ -198,6 +198,8 @@ class Dispatch:
         """The core's own judgement of what a policy proposes."""
         placement, worker = self._cluster.placement, slot.worker
         if not placement.is_eligible(task.task_class, worker) or worker.alone is not None:
+            return False
+        if worker.is_on_probation and worker.lease_count:
             return False
         if not self._keeps_suspects_apart(slot, task):
             return False

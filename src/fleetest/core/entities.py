@@ -16,6 +16,7 @@ from fleetest.core.model import (
     RunId,
     TaskId,
     TaskSpec,
+    Trust,
     Verdict,
     WorkerId,
 )
@@ -308,9 +309,12 @@ class Worker:
     is_drain_requested: bool = False
     """The operator said so."""
     is_silent: bool = False
-    quarantined_because: str = ""
-    is_on_probation: bool = False
-    """It gets one task at a time until it has proved itself."""
+    held_back_because: str = ""
+    """The operator quarantined it."""
+    trust: Trust = Trust.FULL
+    trust_reason: str = ""
+    probe_failure: str = ""
+    """Why its probe does not let it have work; empty if it passed or there is none."""
     free: dict[str, float] = field(default_factory=dict)
     """Countable resources that nothing holds now."""
     lease_count: int = 0
@@ -322,7 +326,8 @@ class Worker:
     counted_in: set[Suite] = field(default_factory=set)
     """Suites whose ``ready_slots`` count this worker."""
     is_counted: bool = False
-    consecutive_failures: int = 0
+    heartbeat_interval_s: float = 0.0
+    """What it was told."""
     last_seen: Instant = 0.0
 
     @property
@@ -333,6 +338,20 @@ class Worker:
     def accepts(self) -> bool:
         """True if it may be granted leases."""
         return self.state in (WorkerState.HEALTHY, WorkerState.PROBATION)
+
+    @property
+    def is_on_probation(self) -> bool:
+        """It gets one task at a time until it has proved itself."""
+        return self.state is WorkerState.PROBATION
+
+    @property
+    def quarantined_because(self) -> str:
+        """Why it gets no work although it is there: the operator's word, its record, its probe; empty if none."""
+        if self.held_back_because:
+            return f"by the operator: {self.held_back_because}"
+        if self.trust is Trust.NONE:
+            return self.trust_reason
+        return self.probe_failure
 
     @property
     def is_linked(self) -> bool:

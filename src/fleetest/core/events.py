@@ -85,6 +85,8 @@ class WorkerJoined:
     slots: int
     capabilities: Capabilities
     held_leases: tuple[LeaseId, ...] = ()
+    has_probe: bool = False
+    """A new session gets no work until ``WorkerProbed`` says that its probe passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,15 @@ class WorkerReleased:
     """The operator ends a quarantine, his own or an automatic one."""
 
     worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProbed:
+    """The worker's own probe ran. ``detail``: the last line that it printed, or why it could not run."""
+
+    worker_id: WorkerId
+    is_ok: bool
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +213,7 @@ Event: TypeAlias = (
     | WorkerResumed
     | WorkerQuarantined
     | WorkerReleased
+    | WorkerProbed
     | AlertAcknowledged
     | AttemptsStarted
     | AttemptsFinished

@@ -9,6 +9,7 @@ from fleetest.core.cluster_state import ClusterState
 from fleetest.core.entities import Run, Task, Worker
 from fleetest.core.hedging import may_be_hedged
 from fleetest.core.lifecycle import Story, TaskState
+from fleetest.core.standing import standing
 from fleetest.errors import InvariantViolation
 
 
@@ -75,6 +76,8 @@ def _check_leases_of(cluster: Cluster, task: Task) -> None:
 def _check_worker(cluster: Cluster, worker: Worker) -> None:
     story = worker.story
     _demand(not worker.state.is_gone, f"{worker} is gone and listed", story)
+    if worker.is_linked:
+        _demand(worker.state is standing(worker), f"{worker} is {worker.state}, not {standing(worker)}", story)
     count = 0
     reserved: dict[str, float] = {}
     for slot in worker.slots:

@@ -58,6 +58,15 @@ _SUCCESS = frozenset({Verdict.PASSED, Verdict.SKIPPED, Verdict.XFAILED, Verdict.
 _RETRIED = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.TIMEOUT, Verdict.CRASHED, Verdict.OOM})
 
 
+class Trust(Enum):
+    """How far a worker is trusted with work, by its record."""
+
+    FULL = "full"
+    PROBATION = "probation"
+    """One task at a time."""
+    NONE = "none"
+
+
 class Operator(str, Enum):
     """Comparison in one constraint."""
 
@@ -235,6 +244,17 @@ class Limits:
     """Queued work that was passed over by higher priorities for so long gets one turn of a slot that fits."""
     revoke_answer_s: float = 2.0
     """A worker that was asked for unstarted leases and has not answered for this long gets hedges of them."""
+    quarantine_s: float = 60.0
+    """How long at first; twice as long each further time. Then the worker is on probation."""
+    quarantine_max_s: float = 3600.0
+    """No longer than this; and a worker that was trusted for so long begins with ``quarantine_s`` again."""
+    probation_successes: int = 3
+    """So many tests, one at a time, must run to their end before a worker on probation is trusted."""
+    flapping_losses: int = 5
+    """So many links lost within ``flapping_window_s`` put a worker on probation."""
+    flapping_window_s: float = 600.0
+    lost_alert_s: float = 3600.0
+    """The alert of a lost worker that does not come back is cleared after so long."""
     moves_max: int = 3
     """A task is taken from a slot for the sake of balance at most this often."""
     workers_may_join: bool = True

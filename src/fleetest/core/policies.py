@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from fleetest.core.entities import LiveLease, Run, Slot, Task, TaskClass, Worker
-from fleetest.core.model import Instant, Limits, WorkerId
+from fleetest.core.model import Instant, Limits, Trust, Verdict, WorkerId
 
 if TYPE_CHECKING:
     from fleetest.core.placement import Placement
@@ -188,13 +188,42 @@ class HealthChange:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class TrustChange:
+    worker_id: WorkerId
+    trust: Trust
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a worker that people should know; without a message: it is over."""
+
+    worker_id: WorkerId
+    cause: str
+    message: str = ""
+
+
+Judgement: TypeAlias = HealthChange | TrustChange | Finding
+
+
 class HealthPolicy(Protocol):
-    """Judges workers by the age of their last sign of life."""
+    """Judges workers: by the age of their last sign of life, by their record, by what stands out in their results."""
+
+    def bind(self, limits: Limits) -> None:
+        """Called once, before anything else."""
 
     def watch(self, worker_id: WorkerId, now: Instant, interval_s: float) -> None:
-        """From now on a beat is due every ``interval_s``; infinite: never judged."""
+        """From now on a beat is due every ``interval_s``; infinite: never judged by silence."""
 
-    def forget(self, worker_id: WorkerId) -> None: ...
+    def set_interval(self, worker_id: WorkerId, interval_s: float) -> None:
+        """The watched worker was told to beat at another interval."""
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """It has no link now: silence means nothing. Its record stays."""
+
+    def excuse(self, unheard_s: float) -> None:
+        """For so long the coordinator did not run: nobody could be heard."""
 
     def beat(self, worker_id: WorkerId, now: Instant) -> HealthChange | None:
         """A heartbeat came; a change if the worker was suspect."""
@@ -202,7 +231,25 @@ class HealthPolicy(Protocol):
     def seen(self, worker_id: WorkerId, now: Instant) -> HealthChange | None:
         """Some other message came: a sign of life that says nothing about the rhythm of heartbeats."""
 
-    def advance(self, now: Instant) -> Sequence[HealthChange]:
-        """What changed by silence until ``now``."""
+    def link_lost(self, worker_id: WorkerId, now: Instant) -> None:
+        """The worker's link broke without goodbye, or it is lost by silence."""
+
+    def infrastructure_failed(self, worker_id: WorkerId, reason: str, now: Instant) -> None:
+        """The worker could not execute something, through no fault of a test."""
+
+    def finished(self, lease: LiveLease, verdict: Verdict, duration_s: float, now: Instant, *, is_final: bool) -> None:
+        """An attempt ended on the lease's worker; another one follows unless ``is_final``."""
+
+    def trust(self, worker_id: WorkerId) -> tuple[Trust, str]:
+        """How far a worker that joins is trusted, and why no further."""
+
+    def release(self, worker_id: WorkerId, now: Instant) -> None:
+        """The operator says that it is well: its record is clean from now on."""
+
+    def gone(self, worker_id: WorkerId) -> None:
+        """It left, or was lost long ago: what stood out in its results is over."""
+
+    def advance(self, now: Instant) -> Sequence[Judgement]:
+        """What changed until ``now``, by time and by what was told since the last call."""
 
     def next_deadline(self) -> Instant | None: ...

@@ -13,7 +13,8 @@ from fleetest.core.cluster import Cluster
 from fleetest.core.commands import ClearAlert, RaiseAlert, RevokeLeases
 from fleetest.core.entities import Worker
 from fleetest.core.lifecycle import WorkerState, change_worker
-from fleetest.core.model import WorkerId
+from fleetest.core.model import Trust, WorkerId
+from fleetest.core.policies import Finding, TrustChange
 
 
 def standing(worker: Worker) -> WorkerState:
@@ -24,7 +25,7 @@ def standing(worker: Worker) -> WorkerState:
         return WorkerState.QUARANTINED
     if worker.is_silent:
         return WorkerState.SUSPECT
-    if worker.is_on_probation:
+    if worker.trust is Trust.PROBATION:
         return WorkerState.PROBATION
     return WorkerState.HEALTHY
 
@@ -94,20 +95,61 @@ class Standing:
 
     def set_held_back(self, worker: Worker) -> None:
         """Take what the operator said of a worker of this name into its record."""
-        reason = self._cluster.held_back.get(worker.worker_id)
-        if reason is not None:
-            worker.quarantined_because = f"by the operator: {reason}"
+        worker.held_back_because = self._cluster.held_back.get(worker.worker_id, "")
+        if worker.held_back_because:
             self.alert(worker.worker_id, Cause.QUARANTINED, worker.quarantined_because)
 
     def released(self, event: events.WorkerReleased) -> None:
         """Whoever quarantined it: it is trusted again from now on."""
         self._cluster.held_back.pop(event.worker_id, None)
         self.clear(event.worker_id, Cause.QUARANTINED)
+        self._cluster.health.release(event.worker_id, self._cluster.now)
         worker = self._cluster.workers.get(event.worker_id)
         if worker is not None:
-            worker.quarantined_because = ""
-            worker.consecutive_failures = 0
+            worker.held_back_because = ""
             self.settle(worker, "released by the operator")
+
+    # What its record and its probe say --------------------------------------------------------------------------------
+
+    def joined(self, worker: Worker, *, has_probe: bool) -> None:
+        """A new session: what is known of its name holds for it too."""
+        worker.trust, worker.trust_reason = self._cluster.health.trust(worker.worker_id)
+        if has_probe:
+            worker.probe_failure = "its probe has not passed yet"
+        self.set_held_back(worker)
+        if worker.trust is Trust.NONE:
+            self.alert(worker.worker_id, Cause.QUARANTINED, worker.trust_reason)
+        self.settle(worker, worker.quarantined_because or worker.trust_reason)
+
+    def judged(self, change: TrustChange) -> None:
+        worker = self._cluster.workers.get(change.worker_id)
+        if worker is None:
+            return
+        worker.trust, worker.trust_reason = change.trust, change.reason
+        if change.trust is Trust.NONE:
+            self.alert(worker.worker_id, Cause.QUARANTINED, change.reason)
+        elif change.trust is Trust.FULL and not worker.held_back_because:
+            self.clear(worker.worker_id, Cause.QUARANTINED)
+        self.settle(worker, change.reason)
+
+    def found(self, finding: Finding) -> None:
+        if finding.message:
+            self.alert(finding.worker_id, finding.cause, finding.message)
+        else:
+            self.clear(finding.worker_id, finding.cause)
+
+    def probed(self, event: events.WorkerProbed) -> None:
+        worker = self._cluster.workers.get(event.worker_id)
+        if worker is None:
+            return
+        if event.is_ok:
+            worker.probe_failure = ""
+            self.clear(worker.worker_id, Cause.PROBE_FAILED)
+            self.settle(worker, "its probe passed")
+        else:
+            worker.probe_failure = "its probe failed" + (f": {event.detail}" if event.detail else "")
+            self.alert(worker.worker_id, Cause.PROBE_FAILED, event.detail or "it printed nothing")
+            self.settle(worker, worker.probe_failure)
 
     # Alerts ------------------------------------------------------------------------------------------------------
 

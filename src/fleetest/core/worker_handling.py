@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fleetest.core import events
 from fleetest.core.alerts import Cause
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
-from fleetest.core.commands import DisconnectWorker
+from fleetest.core.commands import DisconnectWorker, SetHeartbeat
 from fleetest.core.dispatch import Dispatch
-from fleetest.core.entities import Readiness, Slot, Suite, SuiteReadiness, Worker
-from fleetest.core.lifecycle import WorkerState, change_worker
+from fleetest.core.entities import LiveLease, Readiness, Slot, Suite, SuiteReadiness, Worker
+from fleetest.core.lifecycle import TaskState, WorkerState, change_worker
 from fleetest.core.model import RunId, WorkerId
-from fleetest.core.policies import Health, HealthChange
+from fleetest.core.policies import Health, HealthChange, TrustChange
 from fleetest.core.run_handling import RunHandling
 from fleetest.core.standing import Standing
 from fleetest.core.task_handling import TaskHandling
+
+REPLACED = "replaced by a new session"
 
 
 class WorkerHandling:
@@ -41,15 +45,15 @@ class WorkerHandling:
             return
         if known is not None:
             if known.is_linked:
+                self._count_loss(known)
                 cluster.outbox.add(DisconnectWorker(known.worker_id, "replaced by a new session"))
             self._remove(known, WorkerState.LOST, "replaced by a new session")
         worker = self._make_worker(event)
         cluster.workers[worker.worker_id] = worker
         cluster.placement.recount(worker)
-        cluster.health.watch(worker.worker_id, cluster.now, cluster.limits.heartbeat_interval_s)
-        self._standing.clear(worker.worker_id, Cause.LOST)
-        self._standing.set_held_back(worker)
-        self._standing.settle(worker, worker.quarantined_because)
+        self._watch(worker)
+        self._forget_loss(worker.worker_id)
+        self._standing.joined(worker, has_probe=event.has_probe)
         self._attempts.kill_unknown(worker, event.held_leases)
         self._prepare_all(worker)
 
@@ -74,7 +78,7 @@ class WorkerHandling:
         cluster.deadlines.cancel(("reconnect", worker.worker_id))
         worker.last_seen = cluster.now
         self._standing.clear(worker.worker_id, Cause.SUSPECT)
-        cluster.health.watch(worker.worker_id, cluster.now, cluster.limits.heartbeat_interval_s)
+        self._watch(worker)
         held = set(event.held_leases)
         own = [live for slot in worker.slots for live in slot.leases.values()]
         mine = {live.lease_id for live in own}
@@ -148,19 +152,42 @@ class WorkerHandling:
         judge = cluster.health.beat if is_beat else cluster.health.seen
         change = judge(worker_id, cluster.now)
         if change is not None:
-            self._judged(change)
+            self._heard(change)
+        interval_s = cluster.heartbeat_interval_s()
+        if is_beat and abs(interval_s - worker.heartbeat_interval_s) > 0.2 * worker.heartbeat_interval_s:
+            worker.heartbeat_interval_s = interval_s
+            cluster.health.set_interval(worker_id, interval_s)
+            cluster.outbox.add(SetHeartbeat(worker_id, interval_s))
+
+    def _watch(self, worker: Worker) -> None:
+        cluster = self._cluster
+        worker.heartbeat_interval_s = cluster.heartbeat_interval_s()
+        cluster.health.watch(worker.worker_id, cluster.now, worker.heartbeat_interval_s)
 
     def advance_health(self) -> None:
-        for change in self._cluster.health.advance(self._cluster.now):
-            self._judged(change)
+        while judgements := self._cluster.health.advance(self._cluster.now):
+            for judgement in judgements:
+                if isinstance(judgement, HealthChange):
+                    self._heard(judgement)
+                elif isinstance(judgement, TrustChange):
+                    self._standing.judged(judgement)
+                else:
+                    self._standing.found(judgement)
 
-    def _judged(self, change: HealthChange) -> None:
+    def _count_loss(self, worker: Worker) -> None:
+        """Its link is lost: that speaks against it, unless it ran a test that workers were lost with before."""
+        heads = [slot.head() for slot in worker.slots]
+        if not any(head is not None and head.task.is_suspect for head in heads):
+            self._cluster.health.link_lost(worker.worker_id, self._cluster.now)
+
+    def _heard(self, change: HealthChange) -> None:
         cluster = self._cluster
         worker = cluster.workers.get(change.worker_id)
         if worker is None or not worker.is_linked:
             return
         if change.health is Health.LOST:
             cluster.outbox.add(DisconnectWorker(worker.worker_id, change.reason))
+            self._count_loss(worker)
             self._remove(worker, WorkerState.LOST, change.reason)
             return
         worker.is_silent = change.health is Health.SUSPECT
@@ -176,13 +203,8 @@ class WorkerHandling:
         worker = cluster.workers.get(event.worker_id)
         if worker is None or not count:
             return
-        worker.consecutive_failures += 1
         cluster.balancing.failed(worker)
-        if worker.consecutive_failures >= cluster.limits.infrastructure_failures_max and not worker.quarantined_because:
-            failures = worker.consecutive_failures
-            worker.quarantined_because = f"{failures} infrastructure failures in a row: {event.reason}"
-            self._standing.alert(worker.worker_id, Cause.QUARANTINED, worker.quarantined_because)
-            self._standing.settle(worker, event.reason)
+        cluster.health.infrastructure_failed(worker.worker_id, event.reason, cluster.now)
 
     # Going -------------------------------------------------------------------------------------------------------
 
@@ -200,7 +222,10 @@ class WorkerHandling:
             return
         if event.said_goodbye:
             self._remove(worker, WorkerState.LEFT, event.reason or "left")
-        elif event.process_is_dead:
+            return
+        if worker.is_linked:
+            self._count_loss(worker)
+        if event.process_is_dead:
             self._remove(worker, WorkerState.LOST, event.reason or "its process died")
         elif worker.is_linked:
             self._standing.change(worker, WorkerState.DISCONNECTED, event.reason)
@@ -233,12 +258,42 @@ class WorkerHandling:
                 tasks = suite.run.tasks
                 lacked = [tasks[task_id] for task_id in readiness.missing if task_id in tasks]
                 self._tasks.set_lacking(lacked, worker_id, lacks=False)
+        leases = [live for slot in worker.slots for live in slot.leases.values()]
         why = f"worker {worker_id} {'left' if state is WorkerState.LEFT else 'lost'}: {reason}"
-        self._attempts.lose([live for slot in worker.slots for live in slot.leases.values()], why)
+        self._attempts.lose(leases, why)
         for suite in suites:
             self._tasks.review(suite)
-        self._standing.clear(worker_id, Cause.SUSPECT)
+        for cause in (Cause.SUSPECT, Cause.PROBE_FAILED):
+            self._standing.clear(worker_id, cause)
         if worker_id not in cluster.held_back:
             self._standing.clear(worker_id, Cause.QUARANTINED)
-        if state is WorkerState.LOST and reason != "replaced by a new session":
-            self._standing.alert(worker_id, Cause.LOST, reason)
+        if state is WorkerState.LEFT:
+            cluster.health.gone(worker_id)
+        elif reason != REPLACED:
+            self._standing.alert(worker_id, Cause.LOST, f"{reason}{_what_became_of(leases)}")
+            cluster.deadlines.set(("lost alert", worker_id), cluster.now + cluster.limits.lost_alert_s)
+
+    def _forget_loss(self, worker_id: WorkerId) -> None:
+        self._cluster.deadlines.cancel(("lost alert", worker_id))
+        self._standing.clear(worker_id, Cause.LOST)
+
+    def stays_lost(self, worker_id: WorkerId) -> None:
+        """It was lost so long ago that nobody waits for it any more."""
+        if worker_id not in self._cluster.workers:
+            self._forget_loss(worker_id)
+            self._cluster.health.gone(worker_id)
+
+
+def _what_became_of(leases: Sequence[LiveLease]) -> str:
+    """What the loss of a worker meant for what it had; call it when the leases are over."""
+    running = [live for live in leases if live.is_started]
+    ended = sum(live.task.state is TaskState.FINISHED for live in leases)
+    parts = []
+    if running:
+        parts.append(f"{len(running)} running")
+    if len(leases) > len(running):
+        parts.append(f"{len(leases) - len(running)} not begun")
+    if not parts:
+        return ""
+    fate = f"{len(leases) - ended} queued again" + (f", {ended} ended" if ended else "")
+    return f" ({' and '.join(parts)}: {fate})"

@@ -1,7 +1,11 @@
-"""Judges workers by the age of their last sign of life: healthy, suspect, lost, and back.
+"""The failure detector: judges workers by the age of their last sign of life.
 
 A worker is suspect after three expected intervals of silence and lost after six. The expected interval adapts to the
-measured jitter of its heartbeats, between the configured one and ``ADAPTED_MAX`` times it.
+measured jitter of its heartbeats, between the agreed one and ``ADAPTED_MAX`` times it: mean and mean deviation are
+smoothed as TCP does for its retransmission timer (Jacobson 1988).
+
+Silence counts only while somebody listens. Time in which this process did not run is left out (``excuse``): after
+a stop of the coordinator everybody was silent and nobody is to blame.
 """
 
 from __future__ import annotations
@@ -38,19 +42,39 @@ class _Watched:
         return min(max(adapted_s, self.interval_s), ADAPTED_MAX * self.interval_s)
 
 
-class HealthMonitor:
-    """The health policy. Time is always given; a beat costs no search, a check one step in a heap."""
+class Heartbeats:
+    """Time is always given; a beat costs no search, a check one step in a heap."""
 
     def __init__(self) -> None:
         self._watched: dict[WorkerId, _Watched] = {}
         self._checks: list[tuple[Instant, int, _Watched]] = []
         self._count = 0
+        self._deaf_s = 0.0
+        """What is to be left out of all time so far. Every instant in here is less by that much."""
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def excuse(self, unheard_s: float) -> None:
+        """For so long nobody could have been heard."""
+        self._deaf_s += unheard_s
 
     def watch(self, worker_id: WorkerId, now: Instant, interval_s: float) -> None:
+        now -= self._deaf_s
         watched = _Watched(worker_id, interval_s, now, now, mean_s=interval_s if math.isfinite(interval_s) else 0.0)
         self._watched[worker_id] = watched
         if math.isfinite(interval_s):
             self._check_at(watched, now + SUSPECT_INTERVALS * watched.expected_s)
+
+    def set_interval(self, worker_id: WorkerId, interval_s: float) -> None:
+        """From its next beat on the worker is expected at another interval."""
+        watched = self._watched.get(worker_id)
+        if watched is not None and math.isfinite(interval_s):
+            watched.mean_s *= interval_s / watched.interval_s
+            watched.deviation_s *= interval_s / watched.interval_s
+            watched.interval_s = interval_s
+            if watched.health is Health.HEALTHY and watched.last_seen + SUSPECT_INTERVALS * interval_s < watched.due:
+                self._check_at(watched, watched.last_seen + SUSPECT_INTERVALS * interval_s)
 
     def forget(self, worker_id: WorkerId) -> None:
         self._watched.pop(worker_id, None)
@@ -64,8 +88,9 @@ class HealthMonitor:
         watched = self._watched.get(worker_id)
         if watched is None:
             return None
-        gap_s = now - watched.last_beat
-        watched.last_beat = now
+        heard_at = now - self._deaf_s
+        gap_s = max(0.0, heard_at - watched.last_beat)
+        watched.last_beat = heard_at
         watched.deviation_s += _SMOOTHING * (abs(gap_s - watched.mean_s) - watched.deviation_s)
         watched.mean_s += _SMOOTHING * (gap_s - watched.mean_s)
         return self.seen(worker_id, now)
@@ -74,7 +99,8 @@ class HealthMonitor:
         watched = self._watched.get(worker_id)
         if watched is None:
             return None
-        silence_s = now - watched.last_seen
+        now -= self._deaf_s
+        silence_s = max(0.0, now - watched.last_seen)
         watched.last_seen = now
         if watched.health is not Health.SUSPECT:
             return None
@@ -84,6 +110,7 @@ class HealthMonitor:
 
     def advance(self, now: Instant) -> Sequence[HealthChange]:
         changes: list[HealthChange] = []
+        now -= self._deaf_s
         while self._checks and self._checks[0][0] <= now:
             due, _, watched = heapq.heappop(self._checks)
             if self._watched.get(watched.worker_id) is not watched or watched.due != due:
@@ -98,7 +125,7 @@ class HealthMonitor:
         while self._checks:
             due, _, watched = self._checks[0]
             if self._watched.get(watched.worker_id) is watched and watched.due == due:
-                return due
+                return due + self._deaf_s
             heapq.heappop(self._checks)
         return None
 
