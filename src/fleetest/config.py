@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fleetest.errors import UserError
-from fleetest.transport.token import TOKEN_NAME, read_token
+from fleetest.transport.identity import Role
+from fleetest.transport.token import TOKEN_NAME, TOKEN_NAMES, read_token
 
 TABLE = "tool.fleetest"
 
@@ -25,15 +26,18 @@ def default_data_directory() -> Path:
     return (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "fleetest"
 
 
-def find_token(token_file: Path | None = None, data_directory: Path | None = None) -> str:
-    """The fleet's token: of ``token_file``, else FLEETEST_TOKEN_FILE, else the data directory's.
+def find_token(token_file: Path | None = None, data_directory: Path | None = None, role: Role = Role.ADMIN) -> str:
+    """The token for this purpose: of ``token_file``, else FLEETEST_TOKEN_FILE, else the data directory's.
 
-    A data directory given by the caller wins over the environment. Raises UserError, see ``read_token``.
+    Of a data directory the role's own file is taken, else the admin's. A data directory given by the caller wins over
+    the environment. Raises UserError, see ``read_token``.
     """
     if token_file is None and data_directory is None and os.environ.get("FLEETEST_TOKEN_FILE"):
         token_file = Path(os.environ["FLEETEST_TOKEN_FILE"])
     if token_file is None:
-        token_file = (data_directory or _environment_data() or default_data_directory()) / TOKEN_NAME
+        directory = data_directory or _environment_data() or default_data_directory()
+        own = directory / TOKEN_NAMES[role]
+        token_file = own if os.path.lexists(own) else directory / TOKEN_NAME
     return read_token(token_file)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from fleetest.wire.translation import EVENT_OF, MESSAGE_OF
 if TYPE_CHECKING:
     from fleetest.core.cluster_state import ClusterState
 
+Observer = Callable[[events.Event, Sequence[commands.Command]], None]
 WorkerLink = Link[wire.WorkerMessage, wire.CoordinatorMessage]
 
 CLOSED_GOING_AWAY = 1001
@@ -51,8 +52,18 @@ class _WorkerPeer:
     worker_id: WorkerId
     link: WorkerLink
     hello: wire.WorkerHello
+    joined_at: float
+    """Wall time."""
     load_average: float = 0.0
     memory_available_bytes: int = 0
+
+    @property
+    def host(self) -> str:
+        return self.hello.host
+
+    @property
+    def address(self) -> str:
+        return self.link.peer
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +93,7 @@ class Coordinator:
         self.failed = asyncio.Event()
         """Set when the coordinator broke one of its own rules (see ``failure``): every link is closed then."""
         self.failure: Exception | None = None
-        self._state = state
+        self.state = self._state = state
         self._history = history
         self._clock = clock
         self._client_grace_s = client_grace_s
@@ -94,6 +105,7 @@ class Coordinator:
         self._joining: WorkerId | None = None
         self._clients: set[_ClientPeer] = set()
         self._runs: dict[RunId, LiveRun] = {}
+        self._observers: list[Observer] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closings: set[asyncio.Task[None]] = set()
@@ -174,25 +186,40 @@ class Coordinator:
         while self._closings:
             await asyncio.wait(self._closings)
 
-    def status(self) -> dict[str, object]:
-        """The fleet and its runs at this moment, as plain values for people and dashboards."""
-        workers = {
-            str(peer.worker_id): {
-                "host": peer.hello.host,
-                "address": peer.link.peer,
-                "slots": peer.hello.slots,
-                "load_average": peer.load_average,
-                "memory_available_bytes": peer.memory_available_bytes,
-            }
-            for peer in self._workers.values()
-        }
-        state = self._state.snapshot()
-        alerts = [
-            {"worker": str(alert.worker_id), "cause": alert.cause, "message": alert.message}
-            for alert in state.alerts
-            if alert.cleared_at is None
-        ]
-        return {"connected": workers, "clients": len(self._clients), "alerts": alerts, "state": state}
+    # What people see and ask for -----------------------------------------------------------------------------
+
+    @property
+    def worker_facts(self) -> Mapping[WorkerId, _WorkerPeer]:
+        """Workers whose link is open."""
+        return self._workers
+
+    @property
+    def run_facts(self) -> Mapping[RunId, LiveRun]:
+        """Runs that are not finished."""
+        return self._runs
+
+    @property
+    def client_count(self) -> int:
+        return len(self._clients)
+
+    def now(self) -> float:
+        """The clock that decides."""
+        return self._clock()
+
+    def observe(self, observer: Observer) -> None:
+        """``observer`` is called after each event, with what it commanded. One that raises is not called again."""
+        self._observers.append(observer)
+
+    def submit(self, submission: wire.SubmitRun, *, submitter: str) -> None:
+        """Take in a run that no client follows: it goes on whoever leaves. Raises RemoteProtocolError."""
+        self._take_in(submission, None, submitter)
+
+    def cancel(self, run_id: RunId, reason: str, *, kill: bool = False, quiet: bool = False) -> None:
+        """End a run; nothing happens if it is over."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.outcome = "cancelled"
+            self.apply(events.RunCancelled(run_id, reason, kill=kill, quiet=quiet))
 
     async def _first_message(self, link: Link[Any, Any], expected: type[Hello]) -> tuple[Hello, list[Any]]:
         if self._is_closing:
@@ -227,16 +254,27 @@ class Coordinator:
         if self._is_closing:
             return
         try:
-            for command in self._state.apply(event, self._clock()):
+            commanded = self._state.apply(event, self._clock())
+            for command in commanded:
                 kind = type(command)
                 if kind in MESSAGE_OF:
                     self.tell_worker(command.worker_id, MESSAGE_OF[kind](command))  # type: ignore[union-attr]
                 else:
                     self._on_command[kind](command)
+            for observer in self._observers:
+                self._tell_observer(observer, event, commanded)
             self._arm_timer()
         except Exception as error:
             self._fail(error)
             raise
+
+    def _tell_observer(self, observer: Observer, event: events.Event, commanded: Sequence[commands.Command]) -> None:
+        try:
+            observer(event, commanded)
+        except Exception:
+            # Whoever only looks on must not end a run.
+            _log.exception("an observer failed and is told no more")
+            self._observers = [other for other in self._observers if other is not observer]
 
     def _fail(self, error: Exception) -> None:
         """Our own mistake: nobody may wait for an answer that will not come."""
@@ -277,7 +315,7 @@ class Coordinator:
         if older is not None:
             self._close_soon(older.link, "replaced by a newer link of this worker", CLOSED_POLICY)
         is_same_session = hello.session in self._session_names
-        peer = self._workers[worker_id] = _WorkerPeer(worker_id, link, hello)
+        peer = self._workers[worker_id] = _WorkerPeer(worker_id, link, hello, time.time())
         self._session_names[hello.session] = worker_id
         link.send(self._welcome(worker_id))
         seen = records.WorkerSeen(worker_id, hello.host, hello.slots, hello.capabilities, time.time())
@@ -361,19 +399,25 @@ class Coordinator:
             raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
 
     def _submit(self, peer: _ClientPeer, submission: wire.SubmitRun) -> None:
+        identity = getattr(peer.link, "identity", None)
+        self._take_in(submission, peer, identity.token_id if identity is not None else "")
+
+    def _take_in(self, submission: wire.SubmitRun, peer: _ClientPeer | None, submitter: str) -> None:
         limits = self._state.cluster.limits
         check_submission(submission, limits.tasks_per_run)
         run_id = submission.run_id
         if run_id in self._runs:
             raise RemoteProtocolError(f"run {run_id} exists already")
-        run = LiveRun(self, submission, peer.link, self._load_expected(), limits.tasks_per_run)
+        client = peer.link if peer is not None else None
+        run = LiveRun(self, submission, client, self._load_expected(), limits.tasks_per_run, submitter)
         self._runs[run_id] = run
-        peer.run_ids.add(run_id)
         directory = next((suite.directory for suite in submission.suites if isinstance(suite, wire.PytestSuite)), "")
-        self.record(records.RunStarted(run_id, time.time(), submission.title, submission.owner, directory))
+        self.record(records.RunStarted(run_id, run.submitted_at, submission.title, submission.owner, directory))
+        if peer is not None:
+            peer.run_ids.add(run_id)
         names = tuple(str(worker_id) for worker_id in self._workers)
         slots = sum(worker.hello.slots for worker in self._workers.values())
-        peer.link.send(wire.RunAccepted(run_id=run_id, workers=names, slots=slots))
+        run.tell(wire.RunAccepted(run_id=run_id, workers=names, slots=slots))
         suites = tuple(suite.name for suite in submission.suites)
         self.apply(
             events.RunSubmitted(
@@ -403,13 +447,11 @@ class Coordinator:
         return loaded
 
     def _cancel(self, peer: _ClientPeer, message: wire.CancelRun) -> None:
-        run = self._runs.get(message.run_id)
-        if run is None:
+        if message.run_id not in self._runs:
             return  # It ended while the message was on its way.
         if message.run_id not in peer.run_ids:
             raise RemoteProtocolError("only the client that submitted a run cancels it")
-        run.outcome = "cancelled"
-        self.apply(events.RunCancelled(message.run_id, message.reason, kill=message.kill, quiet=message.quiet))
+        self.cancel(message.run_id, message.reason, kill=message.kill, quiet=message.quiet)
 
     def _client_left(self, peer: _ClientPeer, said_goodbye: bool) -> None:
         self._clients.discard(peer)

@@ -58,10 +58,11 @@ def open_fleet(
 
 def _open_remote(url: str, token_file: Path | None, data_directory: Path | None, tls_ca: Path | None) -> Fleet:
     from fleetest.config import find_token
+    from fleetest.transport.identity import Role
     from fleetest.transport.websocket import check_url, connect_client
 
     check_url(url)
-    token = find_token(token_file, data_directory)
+    token = find_token(token_file, data_directory, Role.SUBMIT)
 
     @asynccontextmanager
     async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias, get_args
+
+import msgspec
 
 from fleetest.core import commands, events
 from fleetest.core.model import RunId, TaskId, TaskSpec, WorkerId
@@ -15,6 +18,7 @@ from fleetest.storage import records
 from fleetest.transport.link import Link
 from fleetest.wire import messages as wire
 from fleetest.wire.checks import check_plan
+from fleetest.wire.report_text import shorten
 
 ClientLink = Link[wire.ClientMessage, wire.CoordinatorToClient]
 RunMessage: TypeAlias = (
@@ -29,6 +33,7 @@ RunMessage: TypeAlias = (
 )
 RUN_MESSAGES = get_args(RunMessage)
 """What a worker says of one run."""
+NOTICES_MAX = 200
 ExpectedDurations = asyncio.Future[Mapping[str, float]]
 
 
@@ -43,27 +48,35 @@ class Shell(Protocol):
 
 
 class LiveRun:
-    """From its submission to its last verdict. ``expected`` are the expected durations by task, being loaded."""
+    """From its submission to its last verdict. ``expected`` are the expected durations by task, being loaded.
+
+    ``client`` None: nobody follows it.
+    """
 
     def __init__(
         self,
         shell: Shell,
         submission: wire.SubmitRun,
-        client: ClientLink,
+        client: ClientLink | None,
         expected: ExpectedDurations | None,
         tasks_max: int,
+        submitter: str = "",
     ) -> None:
         self.run_id: RunId = submission.run_id
+        self.submission = submission
+        self.submitter = submitter
+        """Id of the token that it was submitted with."""
+        self.submitted_at = time.time()
         self.outcome = "finished"
         """As history calls it: finished, cancelled or abandoned."""
         self._exit_was_requested = False
         self.is_over = False
         self._shell = shell
-        self._submission = submission
-        self._client: ClientLink | None = client
+        self._client = client
         self._expected = expected
         self._tasks_max = tasks_max
         self._planning = {suite.name: SuitePlanning() for suite in submission.suites}
+        self._only = frozenset(submission.only)
         self._task_ids: set[TaskId] = set()
         self._first_runner: dict[WorkerId, int] = {}
         self._reports: dict[tuple[str, WorkerId], list[wire.CollectionReports]] = {}
@@ -71,7 +84,7 @@ class LiveRun:
         self._failures: dict[tuple[str, WorkerId], wire.SuiteFailed] = {}
         self._collected: dict[tuple[str, WorkerId], str] = {}
         """Fingerprints by suite and worker."""
-        self._notices: set[str] = set()
+        self._notices: dict[str, None] = {}
 
     # The client ----------------------------------------------------------------------------------------------
 
@@ -85,8 +98,24 @@ class LiveRun:
         for suite, planning in self._planning.items():
             failures = [failure for (name, _), failure in self._failures.items() if name == suite]
             if planning.is_open and failures and self.outcome == "finished":
-                self.tell(failures[0])
+                self._tell_failure(failures[0])
         self.tell(wire.RunFinished(run_id=self.run_id, counts=dict(counts)))
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What was said for people, once each, in order: notices of suites, and why one was not collected."""
+        return tuple(self._notices)
+
+    def _is_news(self, text: str) -> bool:
+        if text in self._notices or len(self._notices) >= NOTICES_MAX:
+            return False
+        self._notices[text] = None
+        return True
+
+    def _tell_failure(self, failure: wire.SuiteFailed) -> None:
+        name = f"suite {failure.suite!r}" if failure.suite else "the suite"
+        self._is_news(f"{name} was not collected ({failure.kind.replace('_', ' ')}): {shorten(failure.text, 4000)}")
+        self.tell(failure)
 
     def client_left(self) -> None:
         self._client = None
@@ -106,8 +135,7 @@ class LiveRun:
             self._collection_reports(worker_id, message)
         elif isinstance(message, wire.RunNotice):
             # Every worker has the same to say of a suite; the user reads it once.
-            if message.text not in self._notices:
-                self._notices.add(message.text)
+            if self._is_news(message.text):
                 self.tell(message)
         elif isinstance(message, wire.ExitRequested):
             if not self._exit_was_requested:
@@ -121,17 +149,17 @@ class LiveRun:
 
     def plan_commands(self) -> None:
         """Plan the suites whose tasks came with the submission."""
-        for suite in self._submission.suites:
+        for suite in self.submission.suites:
             if isinstance(suite, wire.CommandSuite):
                 ids = [task.task_id for task in suite.tasks]
                 self._planning[suite.name] = SuitePlanning.with_plan(ids)
-                self._plan(suite.name, suite.tasks)
+                self._plan(suite.name, [task for task in suite.tasks if self._is_wanted(task)])
 
     def prepare(self, command: commands.PrepareRun) -> wire.PrepareRun:
         self._first_runner[command.worker_id] = command.first_runner
         return wire.PrepareRun(
             run_id=self.run_id,
-            suites=self._submission.suites,
+            suites=self.submission.suites,
             first_runner=command.first_runner,
             runner_count=command.runner_count,
         )
@@ -213,11 +241,12 @@ class LiveRun:
             elif isinstance(step, AdoptPlan):
                 assert plan is not None
                 self._tell_reports(suite, step.worker_id)
+                plan = self._wanted_part(plan)
                 self.tell(plan)
                 self._plan(suite, plan.tasks)
             elif isinstance(step, Refuse):
                 self._tell_reports(suite, step.worker_id)
-                self.tell(self._failures[suite, step.worker_id])
+                self._tell_failure(self._failures[suite, step.worker_id])
                 self._shell.apply(events.SuiteRefused(self.run_id, suite, step.reason))
 
     def _tell_reports(self, suite: str, spokesman: WorkerId) -> None:
@@ -231,6 +260,27 @@ class LiveRun:
         rows = [(task.task_id, task.suite, task.group, position) for position, task in enumerate(tasks)]
         self._shell.record(records.TasksPlanned(self.run_id, rows))
         self._shell.apply(events.SuitePlanned(self.run_id, suite, self._with_durations(tasks)))
+
+    def _is_wanted(self, task: TaskSpec) -> bool:
+        if not self._only or task.task_id in self._only:
+            return True
+        # Of a test that runs once per value of a capability the variants are named, and are made later.
+        return bool(task.each) and any(name.startswith(f"{task.task_id} @ ") for name in self._only)
+
+    def _wanted_part(self, plan: wire.SuitePlan) -> wire.SuitePlan:
+        """Workers collect all of a suite, so that ids and fixtures are the same; the rest is never handed out."""
+        if not self._only:
+            return plan
+        kept = [(task, item) for task, item in zip(plan.tasks, plan.items, strict=True) if self._is_wanted(task)]
+        left_out = tuple(
+            item.node_id for task, item in zip(plan.tasks, plan.items, strict=True) if not self._is_wanted(task)
+        )
+        return msgspec.structs.replace(
+            plan,
+            tasks=[task for task, _ in kept],
+            items=[item for _, item in kept],
+            deselected=(*plan.deselected, *left_out),
+        )
 
     def _with_durations(self, tasks: Collection[TaskSpec]) -> list[TaskSpec]:
         loading = self._expected

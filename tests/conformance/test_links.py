@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fleetest.testing.conformance import LinkConformance, Pair, closing_pair
+from fleetest.transport.identity import FixedCredentials, Role
 from fleetest.transport.memory import memory_link_pair
 from fleetest.transport.server import NetworkServer
 from fleetest.transport.websocket import connect_worker
@@ -33,7 +34,9 @@ class TestWebSocketLink(LinkConformance):
         async def serve_client(link):
             raise AssertionError("nobody connects as a client")
 
-        server = NetworkServer(token=TOKEN, serve_worker=serve_worker, serve_client=serve_client, pages={})
+        server = NetworkServer(
+            credentials=FixedCredentials({TOKEN: Role.ADMIN}), serve_worker=serve_worker, serve_client=serve_client
+        )
         port = await server.start("127.0.0.1", 0)
         worker = await connect_worker(f"ws://127.0.0.1:{port}", TOKEN)
         try:

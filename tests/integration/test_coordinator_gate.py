@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from fleetest.api.application import Api
 from fleetest.coordinator import Coordinator
 from fleetest.core.cluster_state import ClusterState
 from fleetest.core.model import AttemptResult, Capabilities, LeaseId, Verdict
@@ -17,11 +18,13 @@ from fleetest.errors import ExitStatus, LinkClosed, UserError
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.task_scheduler import TaskScheduler
+from fleetest.transport.identity import FixedCredentials, Role
 from fleetest.transport.server import STRANGERS_MAX, NetworkServer
 from fleetest.transport.websocket import Unreachable, check_url, connect_client, connect_worker
 from fleetest.wire.messages import ClientHello, Outcome, TasksFinished, Welcome, WorkerHello
 
 TOKEN = "the-token-of-this-test-0123456789"
+CREDENTIALS = FixedCredentials({TOKEN: Role.ADMIN})
 TIMEOUT_S = 60.0
 UPGRADE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -33,19 +36,23 @@ UPGRADE = (
 async def server(tls=None, **settings):
     state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor())
     shell = Coordinator(state, history=None)
+    api = Api(shell, history=None, credentials=CREDENTIALS)
     network = NetworkServer(
-        token=TOKEN,
+        credentials=CREDENTIALS,
         serve_worker=shell.serve_worker,
         serve_client=shell.serve_client,
-        pages=DashboardServer(shell.status).pages(),
+        site=DashboardServer(api),
+        sessions=api.sessions,
         **settings,
     )
     port = await network.start("127.0.0.1", 0, tls)
+    api.start(network.gate)
     try:
         yield port
     finally:
         await shell.close()
         await network.close()
+        await api.close()
 
 
 async def ask(
@@ -106,6 +113,7 @@ def test_every_request_passes_the_same_gate(path, headers, host, method, status)
             got, answer = await ask(port, path, headers.replace("{port}", str(port)), host=given, method=method)
             assert got == status
             assert ("WWW-Authenticate: Bearer" in answer) == (status == 401)
+            assert "application/problem+json" in answer or status == 200
             assert TOKEN not in answer
             assert "aiohttp" not in answer
 
@@ -121,16 +129,15 @@ def test_no_host_at_all_is_refused():
     run(main)
 
 
-def test_the_status_page_is_the_state():
+def test_the_api_tells_the_state():
     async def main() -> None:
         async with server() as port:
             link = await connect_worker(f"ws://127.0.0.1:{port}", TOKEN)
             link.send(WorkerHello(version=1, name="w1", session="s", slots=3, capabilities=Capabilities()))
             await link.receive()
-            _, answer = await ask(port, "/api/v1/status", BEARER)
-            status = json.loads(answer.partition("\r\n\r\n")[2])
-            assert status["connected"]["w1"]["slots"] == 3
-            assert [worker["worker_id"] for worker in status["state"]["workers"]] == ["w1"]
+            _, answer = await ask(port, "/api/v1/workers", BEARER)
+            [worker] = json.loads(answer.partition("\r\n\r\n")[2])["items"]
+            assert (worker["worker_id"], worker["slots"], worker["state"]) == ("w1", 3, "healthy")
             await link.close()
 
     run(main)
@@ -196,7 +203,7 @@ def test_nobody_there_is_unreachable():
 def test_a_used_port_is_one_line():
     async def main() -> None:
         async with server() as port:
-            network = NetworkServer(token=TOKEN, serve_worker=None, serve_client=None, pages={})
+            network = NetworkServer(credentials=CREDENTIALS, serve_worker=None, serve_client=None)
             with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use") as caught:
                 await network.start("127.0.0.1", port)
             assert caught.value.exit_status is ExitStatus.PORT_IN_USE
@@ -256,7 +263,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_nobody_waits_for_it(monkeypa
                 await link.receive()
             over.set()
 
-        network = NetworkServer(token=TOKEN, serve_worker=serve_client, serve_client=serve_client, pages={})
+        network = NetworkServer(credentials=CREDENTIALS, serve_worker=serve_client, serve_client=serve_client)
         port = await network.start("127.0.0.1", 0)
         client = await connect_client(f"ws://127.0.0.1:{port}", TOKEN)
         near = await accepted

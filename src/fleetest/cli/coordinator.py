@@ -56,39 +56,54 @@ def run_event_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 async def _serve(settings: CoordinatorSettings) -> int:
+    from fleetest.api.application import Api
     from fleetest.coordinator import Coordinator
     from fleetest.core.model import Limits
     from fleetest.dashboard_server import DashboardServer
     from fleetest.hooks import make_cluster_state, plugin_manager
     from fleetest.storage.epoch import next_epoch
     from fleetest.storage.history import HistoryRecorder
+    from fleetest.transport.audit import AUDIT_NAME, AuditLog
+    from fleetest.transport.file_credentials import FileCredentials
     from fleetest.transport.server import NetworkServer, resolve_host
-    from fleetest.transport.token import ensure_token, read_token
+    from fleetest.transport.token import TOKEN_NAME
+    from fleetest.transport.token_store import TokenStore
 
     address = resolve_host(settings.host)
     tls = _tls_context(settings)
     refuse_insecure(address, settings)
-    token_file = ensure_token(settings.data)
+    TokenStore(settings.data).prepare()
+    credentials = FileCredentials(settings.data)
+    audit = AuditLog(settings.data / AUDIT_NAME)
     limits = Limits(reconnect_grace_s=settings.reconnect_grace_s)
     state = make_cluster_state(plugin_manager(), limits, next_epoch(settings.data), balancing=settings.balancing)
-    history = HistoryRecorder(settings.history or settings.data / "history.duckdb")
+    # While it is served, people ask the coordinator: nobody else can open the file.
+    history = HistoryRecorder(settings.history or settings.data / "history.duckdb", keep_open=True)
     shell = Coordinator(state, history=history)
+    api = Api(shell, history=history, credentials=credentials, data_directory=settings.data)
     server = NetworkServer(
-        token=read_token(token_file),
+        credentials=credentials,
         serve_worker=shell.serve_worker,
         serve_client=shell.serve_client,
-        pages=DashboardServer(shell.status).pages(),
+        site=DashboardServer(api),
+        sessions=api.sessions,
+        audit=audit,
         public_hosts=settings.public_host,
     )
     try:
-        port = await server.start(address, settings.port, tls)
+        port = await server.start(address, settings.port, tls, behind_tls_proxy=settings.behind_tls_proxy)
+        api.start(server.gate)
         name = f"[{address}]" if ":" in address else address
         url = f"{'wss' if tls is not None else 'ws'}://{name}:{port}"
-        click.echo(f"listening on {url} (token: {token_file})")
+        click.echo(f"listening on {url} (token: {settings.data / TOKEN_NAME})")
         await _until_stopped(shell.failed)
     finally:
+        api.context.is_draining = True
         await shell.close()
         await server.close()
+        await api.close()
+        credentials.write_used()
+        audit.close()
         for line in await asyncio.to_thread(history.close):
             click.echo(f"fleetest: {line}", err=True)
     if shell.failure is not None:

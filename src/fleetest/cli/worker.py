@@ -84,6 +84,7 @@ def check_fit(scratch: Path | None) -> None:
 async def _serve(settings: WorkerSettings) -> int:
     from fleetest import worker as agent
     from fleetest.hardware import detect
+    from fleetest.transport.identity import Role
     from fleetest.transport.websocket import check_url, connect_worker
     from fleetest.wire.session import NAME_CHARACTERS_MAX, SLOTS_MAX
 
@@ -98,7 +99,7 @@ async def _serve(settings: WorkerSettings) -> int:
         raise UserError(f"--slots {slots}: at most {SLOTS_MAX} are possible")
     if not (name.isprintable() and len(name) <= NAME_CHARACTERS_MAX):
         raise UserError(f"--name {name[:40]!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
-    token = find_token(settings.token_file, settings.data)
+    token = find_token(settings.token_file, settings.data, Role.WORKER)
     capabilities = await asyncio.to_thread(detect, labels=labels, resources=resources, python=python)
     served = agent.Worker(
         agent.WorkerSettings(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fleetest.storage.history_database import HistoryLocked, HistoryUnusable, explain, open_history
+from fleetest.storage.history_database import HistoryLocked, HistoryTooSlow, HistoryUnusable, explain, open_history
 from fleetest.storage.history_ingest import SpoolRejected, damage, ingest_orphans, ingest_spool
 from fleetest.storage.history_queries import HistoryQueries
 from fleetest.storage.history_rows import encode_records
@@ -103,19 +103,30 @@ class HistoryRecorder:
         self._wake.set()
         return self._thread.is_alive() and done.wait(timeout_s)
 
-    def query(self, question: Callable[[HistoryQueries], T]) -> T:
-        """Ask the open history (``keep_open`` only) on the calling thread. Raises HistoryUnusable if it is not open."""
+    def query(self, question: Callable[[HistoryQueries], T], timeout_s: float | None = None) -> T:
+        """Ask the open history (``keep_open`` only) on the calling thread, for at most ``timeout_s``.
+
+        Raises HistoryUnusable if it is not open, HistoryTooSlow.
+        """
         import duckdb
 
         with self._connection_lock:
             if self._connection is None:
                 raise HistoryUnusable(self._trouble or f"history {self._path} is not open")
             cursor = self._connection.cursor()
+        timer = threading.Timer(timeout_s, cursor.interrupt) if timeout_s is not None else None
         try:
+            if timer is not None:
+                timer.start()
             return question(HistoryQueries(cursor))
+        except duckdb.InterruptException as error:
+            raise HistoryTooSlow(f"the history did not answer within {timeout_s:g} s: ask for less") from error
         except duckdb.Error as error:
             raise explain(self._path, error) from error
         finally:
+            if timer is not None:
+                timer.cancel()
+                timer.join()
             cursor.close()
 
     def close(self) -> list[str]:

@@ -33,6 +33,10 @@ class HistoryUnusable(UserError):
         super().__init__(message, ExitStatus.HISTORY_UNUSABLE)
 
 
+class HistoryTooSlow(UserError):
+    """A question took longer than it may."""
+
+
 class HistoryLocked(HistoryUnusable):
     """Another process has the file open; later it will not."""
 

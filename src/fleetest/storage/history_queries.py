@@ -12,7 +12,7 @@ RECENT_ATTEMPTS = 2_000_000
 """Expected durations are taken from this many last rows, whatever the size of the history."""
 _DURATIONS_PER_TASK = 5
 _FETCH_ROWS = 5_000
-_FAILING = "('failed', 'error', 'timeout', 'crashed', 'oom')"
+FAILING = "('failed', 'error', 'timeout', 'crashed', 'oom')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class HistoryQueries:
 
     def runs(self, limit: int) -> Answer:
         """The last ``limit`` runs, newest first."""
-        return self._ask("SELECT * FROM runs ORDER BY started_at DESC, run_id LIMIT ?", limit)
+        return self.ask("SELECT * FROM runs ORDER BY started_at DESC, run_id LIMIT ?", limit)
 
     def run_ids(self, prefix: str, limit: int) -> list[str]:
         """Runs whose id starts with ``prefix``, newest first; ``latest`` is the newest run of all."""
         if prefix == "latest":
             prefix, limit = "", 1
-        rows = self._ask(
+        rows = self.ask(
             "SELECT run_id FROM runs WHERE starts_with(run_id, ?) ORDER BY started_at DESC, run_id LIMIT ?",
             prefix,
             limit,
@@ -45,16 +45,16 @@ class HistoryQueries:
         return [run_id for (run_id,) in rows]
 
     def run(self, run_id: str) -> Answer:
-        return self._ask("SELECT * FROM runs WHERE run_id = ?", run_id)
+        return self.ask("SELECT * FROM runs WHERE run_id = ?", run_id)
 
     def tasks(self, run_id: str) -> Answer:
         """Tasks of one run: failing ones first, then those without a verdict, the rest in the order of the plan."""
-        return self._ask(
+        return self.ask(
             f"""
             SELECT task_id, verdict, attempts, duration_s, worker, reason, suite, group_name, position
             FROM tasks WHERE run_id = ?
             ORDER BY CASE
-                WHEN verdict IN {_FAILING} THEN 0
+                WHEN verdict IN {FAILING} THEN 0
                 WHEN verdict IS NULL OR verdict IN ('quarantined', 'cancelled', 'not_run') THEN 1
                 ELSE 2 END, suite, position
             """,
@@ -63,7 +63,7 @@ class HistoryQueries:
 
     def slowest(self, limit: int) -> Answer:
         """Tasks by the median duration of their passed attempts."""
-        return self._ask(
+        return self.ask(
             """
             SELECT task_id, count(*) AS attempts, median(duration_s) AS median_s,
                 quantile_cont(duration_s, 0.95) AS p95_s, max(duration_s) AS max_s, sum(duration_s) AS total_s
@@ -79,11 +79,11 @@ class HistoryQueries:
         ``score`` is the share of attempts whose verdict differs from that of the attempt before: 1 for a test that
         passes and fails in turn, close to 0 for one that broke once and stayed broken.
         """
-        return self._ask(
+        return self.ask(
             f"""
             WITH told AS (
                 SELECT task_id, run_id, attempt, started_at, verdict <> 'passed' AS failed, rowid AS row_number
-                FROM attempts WHERE started_at IS NOT NULL AND (verdict = 'passed' OR verdict IN {_FAILING})
+                FROM attempts WHERE started_at IS NOT NULL AND (verdict = 'passed' OR verdict IN {FAILING})
             ), mixed AS (
                 SELECT task_id FROM told GROUP BY task_id HAVING bool_or(failed) AND NOT bool_and(failed)
             ), ordered AS (
@@ -106,15 +106,15 @@ class HistoryQueries:
             SELECT coalesce(attempts.started_at, runs.started_at) AS failed_at, attempts.run_id, task_id, attempt,
                 verdict, worker, runner, attempts.duration_s, reason, traceback
             FROM attempts LEFT JOIN (SELECT run_id, started_at FROM runs) AS runs ON runs.run_id = attempts.run_id
-            WHERE verdict IN {_FAILING} AND %s
+            WHERE verdict IN {FAILING} AND %s
             ORDER BY failed_at DESC, attempts.run_id, attempt DESC LIMIT ?
             """
-        answer = self._ask(question % "task_id = ?", test, limit)
-        return answer if answer.rows else self._ask(question % "contains(task_id, ?)", test, limit)
+        answer = self.ask(question % "task_id = ?", test, limit)
+        return answer if answer.rows else self.ask(question % "contains(task_id, ?)", test, limit)
 
     def knows_task(self, test: str) -> bool:
         """Whether any task's id contains ``test``."""
-        return bool(self._ask("SELECT 1 FROM attempts WHERE contains(task_id, ?) LIMIT 1", test).rows)
+        return bool(self.ask("SELECT 1 FROM attempts WHERE contains(task_id, ?) LIMIT 1", test).rows)
 
     def expected_durations(self) -> dict[str, float]:
         """Seconds by task id: the median of the last five passed attempts among the recent ones."""
@@ -132,7 +132,13 @@ class HistoryQueries:
             durations.update(rows)
         return durations
 
-    def _ask(self, question: str, *parameters: object) -> Answer:
+    def ask(self, question: str, *parameters: object) -> Answer:
+        """Any question; what comes from people travels as a parameter, never in the text."""
         cursor = self._connection.execute(question, list(parameters))
         columns = tuple(column[0] for column in cursor.description or ())
         return Answer(columns, cursor.fetchall())
+
+    def rows(self, question: str, *parameters: object) -> list[dict[str, Any]]:
+        """As ``ask``, each row by the names of its columns."""
+        answer = self.ask(question, *parameters)
+        return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]

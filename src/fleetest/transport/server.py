@@ -1,25 +1,32 @@
 """The one port of a coordinator: who may pass, then links and pages.
 
-Every request passes the same gate before anything is routed: an allowed Host, no foreign Origin, the token. Only
-``/healthz`` needs no token, and it says only ``ok``.
+Every request passes the same gate before anything is routed: an allowed Host, no foreign Origin, a known token. What
+needs no token is named by the site; everything else is refused alike, whether it exists or not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 import ipaddress
+import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from typing import Any, Protocol
 
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from fleetest.errors import ExitStatus, UserError
+from fleetest.transport.audit import AuditSink
+from fleetest.transport.browser_sessions import BrowserSessions
+from fleetest.transport.gate import CHALLENGE, SAFE_METHODS, Gate, Pass, check_unsafe
+from fleetest.transport.identity import Credentials, Identity, Role
 from fleetest.transport.link import Link
+from fleetest.transport.problems import Problem
 from fleetest.transport.websocket import (
     BACKLOG_BYTES_MAX,
     CLIENT_PATH,
@@ -31,23 +38,65 @@ from fleetest.transport.websocket import (
 from fleetest.wire.codec import FRAME_BYTES_MAX, Codec, coordinator_client_codec, coordinator_worker_codec
 from fleetest.wire.session import HANDSHAKE_TIMEOUT_S
 
-Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 ServeLink = Callable[[Link[Any, Any]], Awaitable[None]]
 
+_log = logging.getLogger("fleetest.transport")
+
 STRANGERS_MAX = 64
-"""Connections that have not shown the token yet; further ones are closed at once."""
-_HEADERS = {
+"""Connections that have not shown a token yet; further ones are closed at once."""
+CREDENTIALS_CHECK_S = 1.0
+"""How often revoked tokens are looked for; what they had opened is closed then."""
+CLOSED_REVOKED = 1008
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
     "Server": "fleetest",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
 }
 
 
-class _GuardedServer(web.Server):
-    """Knows which connections have not shown the token yet: few may, and none for long."""
+class Site(Protocol):
+    """Everything that is served besides links."""
 
-    def __init__(self, handler: Page, handshake_timeout_s: float) -> None:
+    def is_public(self, request: web.BaseRequest) -> bool:
+        """Whether this needs no token."""
+
+    async def answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
+        """Answer a request that passed the gate. Raises Problem."""
+
+    def challenge(self, request: web.BaseRequest) -> web.Response:
+        """The 401 for whoever showed nothing; the same whatever was asked for."""
+
+
+class NoSite:
+    """A port for links alone."""
+
+    def is_public(self, request: web.BaseRequest) -> bool:
+        return False
+
+    async def answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
+        raise Problem(404, "not_found", "there is nothing here")
+
+    def challenge(self, request: web.BaseRequest) -> web.Response:
+        return token_needed().response()
+
+
+def token_needed() -> Problem:
+    return Problem(401, "token_needed", "send a token: Authorization: Bearer TOKEN, or log in at /login", CHALLENGE)
+
+
+class _GuardedServer(web.Server):
+    """Knows which connections have not shown a token yet: few may, and none for long."""
+
+    def __init__(self, handler: Handler, handshake_timeout_s: float) -> None:
         super().__init__(
             handler, access_log=None, max_line_size=8190, max_field_size=8190, max_headers=64, lingering_time=1.0
         )
@@ -64,35 +113,46 @@ class _GuardedServer(web.Server):
         super().connection_lost(handler, exc)
 
     def trust(self, handler: asyncio.BaseProtocol) -> None:
-        """It has shown the token (or is gone)."""
+        """It has shown a token (or is gone)."""
         timer = self._strangers.pop(handler, None)
         if timer is not None:
             timer.cancel()
 
 
 class NetworkServer:
-    """Listens, checks, and hands each link to ``serve_worker`` or ``serve_client``; ``pages`` are by exact path."""
+    """Listens, checks, and hands each link to ``serve_worker`` or ``serve_client`` and the rest to ``site``.
+
+    ``sessions`` are those of browsers; the site opens and closes them. ``audit`` gets what changed something and what
+    was refused.
+    """
 
     def __init__(
         self,
         *,
-        token: str,
+        credentials: Credentials,
         serve_worker: ServeLink,
         serve_client: ServeLink,
-        pages: Mapping[str, Page],
+        site: Site | None = None,
+        sessions: BrowserSessions | None = None,
+        audit: AuditSink | None = None,
         public_hosts: Collection[str] = (),
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._token = token.encode()
+        self._credentials = credentials
         self._serve_worker = serve_worker
         self._serve_client = serve_client
-        self._pages = dict(pages)
-        self._public_hosts = tuple(public_hosts)
-        self._hosts: frozenset[str] = frozenset()
-        self._web_server = _GuardedServer(self._answer, handshake_timeout_s)
+        self._site: Site = site or NoSite()
+        self._audit = audit
+        self.gate = Gate(credentials, sessions or BrowserSessions(credentials, clock), clock, public_hosts)
+        self._web_server = _GuardedServer(self._handle, handshake_timeout_s)
         self._listener: asyncio.Server | None = None
+        self._open: dict[WebSocketLink[Any, Any], Identity] = {}
+        self._watching: asyncio.Task[None] | None = None
 
-    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+    async def start(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None, *, behind_tls_proxy: bool = False
+    ) -> int:
         """Listen on ``host`` (an address) and ``port`` (0: any); returns the port.
 
         Raises UserError: port in use, no such address here.
@@ -111,15 +171,16 @@ class NetworkServer:
             raise _cannot_listen(host, port, error) from error
         bound_host, bound_port = self._listener.sockets[0].getsockname()[:2]
         assert ipaddress.ip_address(bound_host) == ipaddress.ip_address(host), "listens on another address than asked"
-        names = {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}
-        allowed = {f"{name}:{bound_port}" for name in names}
-        for public in self._public_hosts:
-            allowed |= {public.lower(), f"{public.lower()}:{bound_port}"}
-        self._hosts = frozenset(allowed)
+        self.gate.open_for(host, bound_port, is_tls=tls is not None, is_behind_tls_proxy=behind_tls_proxy)
+        self._watching = loop.create_task(self._watch_credentials())
         return int(bound_port)
 
     async def close(self) -> None:
         """Stop listening and end what is still connected; close the links first."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
         if self._listener is not None:
             self._listener.close()
         self._web_server.pre_shutdown()
@@ -127,76 +188,99 @@ class NetworkServer:
         if self._listener is not None:
             await self._listener.wait_closed()
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        refusal = self._refusal(request)
-        if refusal is None:
-            response = await self._route(request)
-        else:
-            response = refusal
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        identity: Identity | None = None
+        code = ""
+        try:
+            passed = self.gate.check(request)
+            identity = passed.identity
+            if identity is not None:
+                self._web_server.trust(request.protocol)
+            response = await self._answer(request, passed)
+        except Problem as problem:
+            code = problem.code
+            response = problem.response()
+        except Exception as error:
+            if isinstance(error, (ConnectionError, web.HTTPException)):
+                raise
+            _log.exception("cannot answer %s %s", request.method, request.path)
+            response = Problem(500, "internal_error", "a mistake of the coordinator: its log says more").response()
         if not response.prepared:
-            response.headers.update(_HEADERS)
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
+            response.headers["Server"] = HEADERS["Server"]
+        self._write_audit(request, identity, response.status, code)
         return response
 
-    def _refusal(self, request: web.BaseRequest) -> web.Response | None:
-        """Why this request goes no further; None if it may."""
-        hosts = request.headers.getall(hdrs.HOST, [])
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return _text(403, "this name is not allowed here; see --public-host")
-        origins = request.headers.getall(hdrs.ORIGIN, [])
-        if origins and (len(origins) > 1 or not self._is_own_origin(origins[0])):
-            return _text(403, "this origin is not allowed here")
-        credentials = request.headers.getall(hdrs.AUTHORIZATION, [])
-        if len(credentials) > 1:
-            return _text(400, "more than one Authorization header")
-        if request.path == "/healthz":
-            return _text(200, "ok") if request.method in {"GET", "HEAD"} else _text(405, "GET only")
-        scheme, _, given = (credentials[0] if credentials else "").partition(" ")
-        is_known = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
-        if scheme.lower() != "bearer" or not is_known:
-            refusal = _text(401, "a token is needed")
-            refusal.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="fleetest"'
-            return refusal
-        self._web_server.trust(request.protocol)
-        return None
-
-    def _is_own_origin(self, origin: str) -> bool:
-        scheme, _, host = origin.lower().partition("://")
-        return scheme in {"http", "https"} and host in self._hosts
-
-    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.method not in {"GET", "HEAD"}:
-            return _text(405, "GET only")
-        if request.path == WORKER_PATH:
-            return await self._upgrade(request, coordinator_worker_codec(), self._serve_worker, None)
-        if request.path == CLIENT_PATH:
-            return await self._upgrade(request, coordinator_client_codec(), self._serve_client, BACKLOG_BYTES_MAX)
-        page = self._pages.get(request.path)
-        if page is None:
-            return _text(404, "no such page")
-        return await page(request)
+    async def _answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
+        if passed.identity is None and not self._site.is_public(request):
+            return self._site.challenge(request)
+        check_unsafe(request, passed)
+        identity = passed.identity
+        if identity is not None and request.path == WORKER_PATH:
+            return await self._upgrade(
+                request, identity, Role.WORKER, coordinator_worker_codec(), self._serve_worker, None
+            )
+        if identity is not None and request.path == CLIENT_PATH:
+            return await self._upgrade(
+                request, identity, Role.SUBMIT, coordinator_client_codec(), self._serve_client, BACKLOG_BYTES_MAX
+            )
+        return await self._site.answer(request, passed)
 
     async def _upgrade(
-        self, request: web.BaseRequest, codec: Codec[Any, Any], serve: ServeLink, backlog_bytes_max: int | None
+        self,
+        request: web.BaseRequest,
+        identity: Identity,
+        role: Role,
+        codec: Codec[Any, Any],
+        serve: ServeLink,
+        backlog_bytes_max: int | None,
     ) -> web.StreamResponse:
+        if not identity.may(role):
+            raise Problem(
+                403, "role_not_allowed", f"this needs a token of role {role.value}, not {identity.role.value}"
+            )
+        if request.method != "GET":
+            raise Problem(405, "method_not_allowed", "a WebSocket is spoken here", {hdrs.ALLOW: "GET"})
         answer = web.WebSocketResponse(
             compress=False, max_msg_size=FRAME_BYTES_MAX, heartbeat=PING_INTERVAL_S, timeout=CLOSE_TIMEOUT_S
         )
         if not answer.can_prepare(request):
-            return _text(426, "a WebSocket is spoken here")
+            raise Problem(426, "websocket_needed", "a WebSocket is spoken here", {hdrs.UPGRADE: "websocket"})
         await answer.prepare(request)
-        peer = request.remote or "unknown address"
         link: WebSocketLink[Any, Any] = WebSocketLink(
-            answer, codec, peer, transport=request.transport, backlog_bytes_max=backlog_bytes_max
+            answer,
+            codec,
+            request.remote or "unknown address",
+            transport=request.transport,
+            backlog_bytes_max=backlog_bytes_max,
+            identity=identity,
         )
+        self._open[link] = identity
+        if self._audit is not None:
+            self._audit.write(identity, link.peer, "link opened", request.path, 101)
         try:
             await serve(link)
         finally:
+            del self._open[link]
             await link.close()
         return answer
 
+    async def _watch_credentials(self) -> None:
+        while True:
+            await asyncio.sleep(CREDENTIALS_CHECK_S)
+            self._credentials.refresh()
+            ended = [link for link, identity in self._open.items() if not self._credentials.is_valid(identity)]
+            # None waits for another: a peer that does not answer takes its time.
+            await asyncio.gather(
+                *(link.close("its token was revoked or has expired", CLOSED_REVOKED) for link in ended)
+            )
 
-def _text(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=text + "\n")
+    def _write_audit(self, request: web.BaseRequest, identity: Identity | None, status: int, code: str) -> None:
+        if self._audit is None or status == 429:
+            return
+        if request.method not in SAFE_METHODS or status == 403 or code == "wrong_token":
+            self._audit.write(identity, request.remote or "", request.method, request.path, status, code)
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> UserError:

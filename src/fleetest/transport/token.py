@@ -1,4 +1,4 @@
-"""The token: the one secret of a fleet, a file that only its owner can read. It is never printed."""
+"""Token files: one secret each, that only its owner can read. They are never printed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from fleetest.errors import ExitStatus, UserError
+from fleetest.transport.identity import Role
 
 TOKEN_NAME = "token"
+"""The admin's."""
+TOKEN_NAMES: Mapping[Role, str] = {
+    Role.ADMIN: TOKEN_NAME,
+    Role.SUBMIT: "submit.token",
+    Role.WORKER: "worker.token",
+    Role.VIEW: "view.token",
+}
+"""Files of the data directory by what their token is for."""
 _FORM = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
 
 
-def ensure_token(data_directory: Path) -> Path:
-    """The data directory's token file; both are made if they are not there. Raises UserError if unsafe."""
+def ensure_data_directory(data_directory: Path) -> None:
+    """Make it if it is not there. Raises UserError if others could put files into it."""
     try:
         data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory = os.stat(data_directory)
@@ -24,9 +34,14 @@ def ensure_token(data_directory: Path) -> Path:
         raise UserError(f"cannot make the data directory {data_directory}: {error.strerror}") from error
     if directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise _refused(f"others can write to the data directory {data_directory}", f"chmod go-w {data_directory}")
+
+
+def ensure_token(data_directory: Path) -> Path:
+    """The data directory's token file; both are made if they are not there. Raises UserError if unsafe."""
+    ensure_data_directory(data_directory)
     path = data_directory / TOKEN_NAME
     if not os.path.lexists(path):
-        _create(path)
+        write_token(path, secrets.token_urlsafe(32), is_new=True)
     read_token(path)
     return path
 
@@ -46,13 +61,7 @@ def read_token(path: Path) -> str:
             raise UserError(message, ExitStatus.REFUSED) from error
         raise UserError(f"cannot read the token file {path}: {error.strerror}", ExitStatus.REFUSED) from error
     try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise _refused(f"the token file {path} is not a regular file", "give the file that the coordinator made")
-        if facts.st_uid != os.geteuid():
-            raise _refused(f"the token file {path} belongs to another user", "make your own copy of it, mode 0600")
-        if facts.st_mode & 0o077:
-            raise _refused(f"others can read the token file {path}", f"chmod 600 {path}")
+        refuse_unsafe_file(path, os.fstat(descriptor))
         token = os.read(descriptor, 1024).decode("ascii", "replace").strip()
     finally:
         os.close(descriptor)
@@ -61,19 +70,32 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _create(path: Path) -> None:
-    """Appears whole or not at all, so that two coordinators starting together agree on one token."""
-    draft = path.with_name(f".{TOKEN_NAME}-{secrets.token_hex(8)}")
+def refuse_unsafe_file(path: Path, facts: os.stat_result) -> None:
+    """Raises UserError for a file with secrets that others own, read or write."""
+    if not stat.S_ISREG(facts.st_mode):
+        raise _refused(f"the token file {path} is not a regular file", "give the file that the coordinator made")
+    if facts.st_uid != os.geteuid():
+        raise _refused(f"the token file {path} belongs to another user", "make your own copy of it, mode 0600")
+    if facts.st_mode & 0o077:
+        raise _refused(f"others can read the token file {path}", f"chmod 600 {path}")
+
+
+def write_token(path: Path, token: str, *, is_new: bool) -> None:
+    """Appears whole or not at all. ``is_new``: one that is there stays, so that two who start together agree."""
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
-                file.write(secrets.token_urlsafe(32).encode() + b"\n")
+                file.write(token.encode() + b"\n")
                 file.flush()
                 os.fsync(descriptor)
-            os.link(draft, path)
+            if is_new:
+                os.link(draft, path)
+            else:
+                os.replace(draft, path)
         finally:
-            os.unlink(draft)
+            draft.unlink(missing_ok=True)
     except FileExistsError:
         return
     except OSError as error:

@@ -20,6 +20,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 
 from fleetest.errors import ExitStatus, LinkClosed, RemoteProtocolError, UserError
+from fleetest.transport.identity import Identity
 from fleetest.wire.codec import FRAME_BYTES_MAX, Codec, VersionMismatch, client_codec, worker_codec
 from fleetest.wire.messages import (
     AttemptsFinished,
@@ -72,9 +73,14 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
         session: aiohttp.ClientSession | None = None,
         transport: asyncio.Transport | None = None,
         backlog_bytes_max: int | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        """``session`` is closed with the link. ``transport`` is cut if the peer does not take its last words."""
+        """``identity``: whose token the peer showed. ``session`` is closed with the link.
+
+        ``transport`` is cut if the peer does not take its last words.
+        """
         self.peer = peer
+        self.identity = identity
         self._socket = socket
         self._codec = codec
         self._session = session

@@ -308,6 +308,8 @@ class SubmitRun(Message, frozen=True):
     """The command line as the user typed it, for history."""
     wait_for_workers_s: float | None = None
     """How long work that no known worker can do waits for one that can, seconds; None: for ever."""
+    only: tuple[TaskId, ...] = ()
+    """Of what its suites hold, these alone are run; empty: everything."""
 
 
 class CancelRun(Message, frozen=True):

@@ -1,0 +1,134 @@
+"""The API put together: everything it needs is given, nothing is assumed about who serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from fleetest.api.context import Context
+from fleetest.api.fleet import Fleet, History
+from fleetest.api.handlers.alerts import AlertRoutes
+from fleetest.api.handlers.history import HistoryRoutes
+from fleetest.api.handlers.login import LoginRoutes
+from fleetest.api.handlers.queue import QueueRoutes
+from fleetest.api.handlers.runs import RunRoutes
+from fleetest.api.handlers.server import ServerRoutes
+from fleetest.api.handlers.tasks import TaskRoutes
+from fleetest.api.handlers.workers import WorkerRoutes
+from fleetest.api.live_index import LiveIndex
+from fleetest.api.openapi import openapi, reference_page
+from fleetest.api.past import Past
+from fleetest.api.readiness import Readiness
+from fleetest.api.route import Call, Route
+from fleetest.api.series import FleetSeries
+from fleetest.core import commands, events
+from fleetest.storage.submissions import SubmissionStore
+from fleetest.transport.audit import AuditSink
+from fleetest.transport.browser_sessions import BrowserSessions
+from fleetest.transport.gate import Gate
+from fleetest.transport.identity import Credentials, Role
+from fleetest.wire.messages import SubmitRun
+
+_log = logging.getLogger("fleetest.api")
+
+
+class Api:
+    """Follows a fleet from its construction on. ``start`` and ``close`` belong to the fleet's event loop.
+
+    ``history`` must be one that is kept open. ``data_directory`` None: nothing is kept on disk.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        history: History | None,
+        credentials: Credentials,
+        data_directory: Path | None = None,
+        audit: AuditSink | None = None,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        index = LiveIndex(fleet, wall)
+        submissions = SubmissionStore(data_directory / "submissions") if data_directory is not None else None
+        self.sessions = BrowserSessions(credentials, clock)
+        self.context = Context(
+            fleet=fleet,
+            index=index,
+            past=Past(history),
+            credentials=credentials,
+            sessions=self.sessions,
+            submissions=submissions,
+            audit=audit,
+            wall=wall,
+            started_at=wall(),
+        )
+        self._series = FleetSeries(fleet, index, wall)
+        self._readiness = Readiness(self.context, data_directory)
+        self._saving: set[asyncio.Future[None]] = set()
+        self._document: bytes = b""
+        self._page = ""
+        if submissions is not None:
+            fleet.observe(self._keep_submission)
+
+    def routes(self) -> Sequence[Route]:
+        """Everything the API answers."""
+        runs = RunRoutes(self.context)
+        found = [
+            *ServerRoutes(self.context, self._series, self._readiness).routes(),
+            *LoginRoutes(self.context).routes(),
+            *runs.routes(),
+            *TaskRoutes(self.context, runs).routes(),
+            *WorkerRoutes(self.context, self._series).routes(),
+            *AlertRoutes(self.context).routes(),
+            *QueueRoutes(self.context).routes(),
+            *HistoryRoutes(self.context).routes(),
+            Route("GET", "/openapi.json", Role.VIEW, "This API for machines: OpenAPI 3.1.", self._show_document, Any,
+                  tag="server"),
+            Route("GET", "/api", Role.VIEW, "This API as a page.", self._show_page, None, media_type="text/html",
+                  tag="server"),
+        ]  # fmt: skip
+        document = openapi(found)
+        self._document = msgspec.json.encode(document)
+        self._page = reference_page(document)
+        return found
+
+    def start(self, gate: Gate) -> None:
+        """``gate``: of the server that it is mounted on."""
+        self.context.gate = gate
+        self._series.start()
+
+    async def close(self) -> None:
+        await self._series.close()
+        while self._saving:
+            await asyncio.wait(self._saving)
+        await asyncio.to_thread(self.context.past.close)
+
+    async def _show_document(self, call: Call) -> web.Response:
+        return web.Response(body=self._document, content_type="application/json")
+
+    async def _show_page(self, call: Call) -> web.Response:
+        return web.Response(text=self._page, content_type="text/html")
+
+    def _keep_submission(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
+        if type(event) is not events.RunSubmitted:
+            return
+        facts = self.context.fleet.run_facts.get(event.run_id)
+        if facts is not None:
+            saving = asyncio.get_running_loop().run_in_executor(None, self._save, facts.submission)
+            self._saving.add(saving)
+            saving.add_done_callback(self._saving.discard)
+
+    def _save(self, submission: SubmitRun) -> None:
+        assert self.context.submissions is not None
+        try:
+            self.context.submissions.save(submission)
+        except (OSError, ValueError) as error:
+            _log.warning("the submission of run %s cannot be kept: %s", submission.run_id, error)

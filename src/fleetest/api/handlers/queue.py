@@ -1,0 +1,80 @@
+"""What waits, and why: by reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fleetest.api import answers
+from fleetest.api.context import Context
+from fleetest.api.live_index import tasks_of
+from fleetest.api.paging import breathing
+from fleetest.api.route import Call, Route
+from fleetest.core.entities import Task
+from fleetest.core.lifecycle import TaskState
+from fleetest.transport.identity import Role
+
+FRESH_S = 1.0
+"""An answer is given again for this long: it costs a look at every task."""
+EXAMPLES_MAX = 10
+
+
+class QueueRoutes:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._known: answers.Queue | None = None
+        self._known_at = 0.0
+
+    def routes(self) -> Sequence[Route]:
+        return [
+            Route("GET", "/api/v1/queue", Role.VIEW, "What waits, grouped by the reason.", self.show, answers.Queue,
+                  tag="queue"),
+        ]  # fmt: skip
+
+    async def show(self, call: Call) -> answers.Queue:
+        now = self._context.fleet.now()
+        if self._known is None or now - self._known_at >= FRESH_S:
+            self._known = await self._look()
+            self._known_at = now
+        return self._known
+
+    async def _look(self) -> answers.Queue:
+        """Tasks of one class wait for the same reason: one of each is asked why."""
+        groups: dict[str, answers.WaitingGroup] = {}
+        waiting = 0
+        for run in list(self._context.fleet.state.cluster.runs.values()):
+            reasons: dict[object, str] = {}
+            for name, suite in run.suites.items():
+                if not suite.is_settled:
+                    _add(
+                        groups,
+                        f"suite {name!r} is being collected" if name else "the suite is being collected",
+                        run.run_id,
+                    )
+            async for task in breathing(tasks_of(run)):
+                if task.state is not TaskState.QUEUED and task.state is not TaskState.PENDING:
+                    continue
+                waiting += 1
+                kind = self._kind_of(task)
+                reason = reasons.get(kind)
+                if reason is None:
+                    reason = reasons[kind] = self._context.fleet.state.why(run.run_id, task.task_id)
+                _add(groups, reason, run.run_id, task)
+        ordered = sorted(groups.values(), key=lambda group: (-group.count, group.reason))
+        return answers.Queue(waiting=waiting, groups=ordered)
+
+    def _kind_of(self, task: Task) -> object:
+        if task.state is TaskState.PENDING:
+            return min(task.waits_for, default="")
+        return (task.task_class, task.group if task.group.keep_together else None)
+
+
+def _add(groups: dict[str, answers.WaitingGroup], reason: str, run_id: str, task: Task | None = None) -> None:
+    group = groups.get(reason)
+    if group is None:
+        group = groups[reason] = answers.WaitingGroup(reason=reason, count=0, runs=[], examples=[])
+    if run_id not in group.runs and len(group.runs) < EXAMPLES_MAX:
+        group.runs.append(run_id)
+    if task is not None:
+        group.count += 1
+        if len(group.examples) < EXAMPLES_MAX:
+            group.examples.append(answers.TaskRef(run_id=run_id, task_id=task.task_id))

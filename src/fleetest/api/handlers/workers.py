@@ -1,0 +1,186 @@
+"""Workers: list, show, and what an operator does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from fleetest.api import answers
+from fleetest.api.answers import utc
+from fleetest.api.context import Context
+from fleetest.api.paging import Cursor, Limit, Text, make_cursor, one_of, read_cursor
+from fleetest.api.route import Call, Route
+from fleetest.api.series import FleetSeries
+from fleetest.core import events
+from fleetest.core.entities import Worker
+from fleetest.core.lifecycle import WorkerState
+from fleetest.core.model import WorkerId
+from fleetest.transport.identity import Role
+from fleetest.transport.problems import Problem
+
+STATES = tuple(state.value for state in WorkerState if not state.is_gone)
+
+
+class WorkersQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    state: Annotated[str, msgspec.Meta(max_length=200, description=f"Of {', '.join(STATES)}; several with commas.")] = (
+        ""
+    )
+    text: Text = ""
+    limit: Limit = 1000
+    cursor: Cursor = ""
+
+
+class Quarantine(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    reason: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+class WorkerRoutes:
+    def __init__(self, context: Context, series: FleetSeries) -> None:
+        self._context = context
+        self._series = series
+
+    def routes(self) -> Sequence[Route]:
+        def action(name: str, summary: str, handler: Any, body: Any = None) -> Route:
+            return Route("POST", f"/api/v1/workers/{{worker}}/{name}", Role.ADMIN, summary, handler, answers.Ok,
+                         body=body, is_body_optional=True, status=202, is_repeatable=True, tag="workers",
+                         problems=(404, 422))  # fmt: skip
+
+        return [
+            Route("GET", "/api/v1/workers", Role.VIEW, "Every worker that is there.", self.browse,
+                  answers.Page[answers.WorkerSummary], query=WorkersQuery, tag="workers"),
+            Route("GET", "/api/v1/workers/{worker}", Role.VIEW, "One worker.", self.show, answers.WorkerDetail,
+                  tag="workers", problems=(404,)),
+            Route("GET", "/api/v1/workers/{worker}/series", Role.VIEW, "Its load and memory over the last half hour.",
+                  self.series, answers.Series, tag="workers", problems=(404,)),
+            action("drain", "It finishes what it runs and gets nothing new.", self.drain),
+            action("resume", "It takes work again after a drain.", self.resume),
+            action("quarantine", "It gets no more work until it is released.", self.quarantine, Quarantine),
+            action("release", "It is trusted again after a quarantine.", self.release),
+        ]  # fmt: skip
+
+    async def browse(self, call: Call) -> answers.Page[answers.WorkerSummary]:
+        query: WorkersQuery = call.query
+        states = one_of(query.state, STATES, "state")
+        after: tuple[int] | None = read_cursor(query.cursor, tuple[int])
+        text = query.text.lower()
+        found = [
+            worker
+            for worker in self._context.fleet.state.cluster.workers.values()
+            if (not states or worker.state.value in states)
+            and (not text or text in worker.worker_id.lower() or text in self._host(worker).lower())
+            and (after is None or worker.order > after[0])
+        ]
+        page = found[: query.limit]
+        cursor = make_cursor(page[-1].order) if len(found) > len(page) else None
+        items = [self._summary(worker) for worker in page]
+        return answers.Page(items=items, next_cursor=cursor, total=len(found) if after is None else None)
+
+    async def show(self, call: Call) -> answers.WorkerDetail:
+        worker = self._worker(call)
+        summary = self._summary(worker)
+        known = {name: getattr(summary, name) for name in summary.__struct_fields__}
+        cluster = self._context.fleet.state.cluster
+        prefetch_s = cluster.balancing.standing(worker, cluster.now).prefetch_s
+        return answers.WorkerDetail(**known, prefetch_s=prefetch_s, story=list(worker.story.lines()))
+
+    async def series(self, call: Call) -> answers.Series:
+        return self._series.of_worker(self._worker(call).worker_id)
+
+    async def drain(self, call: Call) -> answers.Ok:
+        return self._operate(call, events.WorkerDrainRequested, is_wanted=lambda worker: not worker.is_drain_requested)
+
+    async def resume(self, call: Call) -> answers.Ok:
+        return self._operate(call, events.WorkerResumed, is_wanted=lambda worker: worker.is_drain_requested)
+
+    async def quarantine(self, call: Call) -> answers.Ok:
+        reason = call.body.reason or f"no reason given by {call.identity.name}"
+        return self._operate(
+            call,
+            lambda worker_id: events.WorkerQuarantined(worker_id, reason),
+            is_wanted=lambda worker: not worker.quarantined_because,
+        )
+
+    async def release(self, call: Call) -> answers.Ok:
+        return self._operate(call, events.WorkerReleased, is_wanted=lambda worker: bool(worker.quarantined_because))
+
+    def _operate(
+        self,
+        call: Call,
+        event: Callable[[WorkerId], events.Event],
+        *,
+        is_wanted: Callable[[Worker], bool],
+    ) -> answers.Ok:
+        """What is so already stays so: asking twice is no mistake."""
+        worker = self._worker(call)
+        if is_wanted(worker):
+            self._context.fleet.apply(event(worker.worker_id))
+        return answers.Ok()
+
+    def _worker(self, call: Call) -> Worker:
+        worker = self._context.fleet.state.cluster.workers.get(WorkerId(call.path["worker"]))
+        if worker is None:
+            detail = f"no worker {call.path['worker'][:200]!r} is here: /api/v1/workers lists them"
+            raise Problem(404, "unknown_worker", detail)
+        return worker
+
+    def _host(self, worker: Worker) -> str:
+        facts = self._context.fleet.worker_facts.get(worker.worker_id)
+        return facts.host if facts is not None else ""
+
+    def _summary(self, worker: Worker) -> answers.WorkerSummary:
+        context = self._context
+        facts = context.fleet.worker_facts.get(worker.worker_id)
+        running = running_on(worker, context)
+        cluster = context.fleet.state.cluster
+        standing = cluster.balancing.standing(worker, cluster.now)
+        last_seen = utc(context.index.to_wall(worker.last_seen))
+        assert last_seen is not None
+        return answers.WorkerSummary(
+            worker_id=worker.worker_id,
+            state=worker.state.value,
+            reason=worker.quarantined_because if worker.state is WorkerState.QUARANTINED else "",
+            host=facts.host if facts is not None else "",
+            address=facts.address if facts is not None else "",
+            slots=len(worker.slots),
+            slots_used=len(running),
+            waiting=worker.lease_count - len(running),
+            waiting_s=sum(slot.queued_s for slot in worker.slots),
+            running=running,
+            attributes={name: list(values) for name, values in worker.capabilities.attributes.items()},
+            resources=dict(worker.capabilities.resources),
+            free=dict(worker.free),
+            load_average=facts.load_average if facts is not None else None,
+            memory_available_bytes=facts.memory_available_bytes if facts is not None else None,
+            joined_at=utc(facts.joined_at) if facts is not None else None,
+            last_seen_at=last_seen,
+            alerts=list(cluster.alerts.causes(worker.worker_id)),
+            speed=standing.speed,
+            reliability=standing.reliability,
+            load_s=standing.load_s,
+        )
+
+
+def running_on(worker: Worker, context: Context) -> list[answers.RunningTask]:
+    """The first lease of each slot."""
+    found = []
+    now = context.fleet.now()
+    for slot in worker.slots:
+        head = slot.head()
+        if head is None:
+            continue
+        since = utc(context.index.to_wall(slot.head_since))
+        assert since is not None
+        found.append(
+            answers.RunningTask(
+                run_id=head.lease.run_id,
+                task_id=head.lease.task_id,
+                attempt=head.lease.attempt,
+                slot=slot.index,
+                is_started=head.is_started,
+                since=since,
+                running_s=max(0.0, now - slot.head_since) if head.is_started else 0.0,
+            )
+        )
+    return found
