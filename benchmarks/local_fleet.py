@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -36,10 +36,19 @@ class LocalFleet:
 
 
 @contextlib.contextmanager
-def local_fleet(folder: Path, *, workers: int, slots: int = 1, python_path: Path | None = None) -> Iterator[LocalFleet]:
+def local_fleet(
+    folder: Path,
+    *,
+    workers: int,
+    slots: int = 1,
+    python_path: Path | None = None,
+    way: Callable[[int], contextlib.AbstractContextManager[int]] = contextlib.nullcontext,
+    coordinator_args: Sequence[str] = (),
+) -> Iterator[LocalFleet]:
     """Start, wait until the coordinator answers, and end everything afterwards.
 
-    ``folder`` keeps its data and log; ``python_path`` is where the workers find further modules.
+    ``folder`` keeps its data and log; ``python_path`` is where the processes find further modules. ``way`` gets the
+    coordinator's port and gives the one that the workers connect to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data, log = folder / "data", folder / "fleet.log"
@@ -50,11 +59,20 @@ def local_fleet(folder: Path, *, workers: int, slots: int = 1, python_path: Path
     if python_path is not None:
         environment["PYTHONPATH"] = str(python_path)
     with contextlib.ExitStack() as stack, log.open("ab") as output:
+        worker_port = stack.enter_context(way(port))
+        listen = ["--port", str(port), "--data", str(data), "--public-host", f"127.0.0.1:{worker_port}"]
         coordinator = stack.enter_context(
-            _process([*fleetest, "coordinator", "--port", str(port), "--data", str(data)], folder, environment, output)
+            _process([*fleetest, "coordinator", *listen, *coordinator_args], folder, environment, output)
         )
         _wait_until_listening(port, data / "token", coordinator, log)
-        dial_in = ["--coordinator", url, "--token-file", str(data / "token"), "--slots", str(slots)]
+        dial_in = [
+            "--coordinator",
+            f"ws://127.0.0.1:{worker_port}",
+            "--token-file",
+            str(data / "token"),
+            "--slots",
+            str(slots),
+        ]
         started = [
             stack.enter_context(
                 _process([*fleetest, "worker", *dial_in, "--name", f"local{number}"], folder, environment, output)

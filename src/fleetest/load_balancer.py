@@ -52,6 +52,8 @@ class LoadBalancer:
 
     def __init__(self) -> None:
         self._records: dict[WorkerId, _Record] = {}
+        self._prefetch_s: dict[WorkerId, float] = {}
+        """Of workers whose turnaround is known."""
         self._speeds = WorkerSpeeds()
 
     def bind(self, placement: Placement, predict_s: Callable[[Task], float], limits: Limits) -> None:
@@ -84,9 +86,13 @@ class LoadBalancer:
         record = self._record(worker)
         record.turnarounds_s.append(turnaround_s)
         record.turnaround_s = min(record.turnarounds_s)
+        least_s = self._limits.prefetch_s
+        wanted_s = PREFETCH_TURNAROUNDS * record.turnaround_s + PREFETCH_MARGIN_S
+        self._prefetch_s[worker.worker_id] = min(PREFETCH_FACTOR_MAX * least_s, max(least_s, wanted_s))
 
     def forget(self, worker_id: WorkerId) -> None:
         self._records.pop(worker_id, None)
+        self._prefetch_s.pop(worker_id, None)
         self._speeds.forget(worker_id)
 
     def _record(self, worker: Worker) -> _Record:
@@ -110,9 +116,7 @@ class LoadBalancer:
         Half of it outlasts the measured turnaround (grant to first sign of the test) one and a half times, and a
         margin; between ``Limits.prefetch_s`` and ten times that.
         """
-        least_s = self._limits.prefetch_s
-        wanted_s = PREFETCH_TURNAROUNDS * self.turnaround_s(worker) + PREFETCH_MARGIN_S
-        return min(PREFETCH_FACTOR_MAX * least_s, max(least_s, wanted_s))
+        return self._prefetch_s.get(worker.worker_id, self._limits.prefetch_s)
 
     # What people and other policies ask ----------------------------------------------------------------------------
 

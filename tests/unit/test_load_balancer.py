@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fleetest.core import commands, events
-from fleetest.core.model import AttemptResult, Capabilities, Limits, Verdict, WorkerId
+from fleetest.core.model import AttemptResult, Capabilities, Limits, RunId, Verdict, WorkerId
 from fleetest.core.policies import Move, Score
 from fleetest.core.requirements import parse_options
 from fleetest.load_balancer import LoadBalancer
@@ -321,3 +321,22 @@ def test_a_task_is_moved_only_so_often():
         if planned.lease.is_revoked:
             cluster.give_back("next")
     assert planned.moves == len(cluster.all(commands.RevokeLeases)) == 2
+
+
+def test_fast_and_reliable_workers_are_asked_first(cluster):
+    for name in ("slow", "failing", "fast"):
+        cluster.join(name)
+    workers = cluster.state.cluster.workers
+    for _ in range(30):
+        balancer(cluster).finished(workers["fast"], 1.0, 0.5, True)
+        balancer(cluster).finished(workers["slow"], 1.0, 2.0, True)
+        balancer(cluster).finished(workers["failing"], 1.0, 1.0, True)
+    for _ in range(4):
+        balancer(cluster).failed(workers["failing"])
+    for number, name in enumerate(["fast", "slow", "failing"]):
+        run = f"run {number}"
+        cluster.apply(events.RunSubmitted(RunId(run)))
+        for worker_id in list(workers):
+            cluster.ready(worker_id, run=run)
+        cluster.plan(task(f"{number}", expected_s=5.0), run=run)
+        assert cluster.worker_of(f"{number}") == name

@@ -8,7 +8,7 @@ from itertools import islice
 
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
-from fleetest.core.entities import Slot, Task, TaskClass
+from fleetest.core.entities import Slot, Task, TaskClass, Worker
 from fleetest.core.lifecycle import TaskState
 
 _CHUNK = 64
@@ -98,11 +98,13 @@ class Dispatch:
         cluster.asking.clear()
         if len(asking) > 1:
             special = cluster.placement.specialness
-            asking.sort(key=lambda slot: special(slot.worker.capability_kind))
+            order = cluster.balancing.order
+            ranks = {worker: (special(worker.capability_kind), order(worker)) for worker in {s.worker for s in asking}}
+            asking.sort(key=lambda slot: ranks[slot.worker])
         return asking, list(wakes.classes)
 
     def _room(self, slot: Slot) -> Room:
-        worker, limits = slot.worker, self._cluster.limits
+        worker = slot.worker
         if not worker.accepts or worker.alone is not None or slot.is_shunned:
             return Room.BLOCKED
         if worker.is_on_probation and worker.lease_count:
@@ -115,9 +117,17 @@ class Dispatch:
             assert head is not None
             return Room.BLOCKED if head.task.requirements.reserves or head.task.is_suspect else Room.WANTING
         # Filled up only when half of it is gone: many tasks in one grant instead of one by one.
-        if count < limits.prefetch_tasks_max / 2 and slot.queued_s < self._cluster.balancing.prefetch_s(worker) / 2:
+        prefetch_s, tasks_max = self._depth(worker)
+        if count < tasks_max / 2 and slot.queued_s < prefetch_s / 2:
             return Room.WANTING
         return Room.FULL
+
+    def _depth(self, worker: Worker) -> tuple[float, float]:
+        """What may wait in one of its slots: seconds and tasks. Who needs more seconds needs more tasks too."""
+        limits = self._cluster.limits
+        prefetch_s = self._cluster.balancing.prefetch_s(worker)
+        deeper = prefetch_s / limits.prefetch_s if prefetch_s > limits.prefetch_s > 0.0 else 1.0
+        return prefetch_s, limits.prefetch_tasks_max * deeper
 
     def _list(self, slot: Slot) -> None:
         room = self._room(slot)
@@ -138,13 +148,14 @@ class Dispatch:
     def _offer(self, offered: Sequence[TaskClass], room: Room) -> Iterator[Slot]:
         """Let hungry slots that fit take from the offered classes; yields those that took something."""
         placement, waiting = self._cluster.placement, self._cluster.scheduling.waiting
+        order = self._cluster.balancing.order
         kinds = sorted({kind for kind, listed in self._hungry if listed is room}, key=placement.specialness)
         for kind in kinds:
             fitting = [task_class for task_class in offered if placement.fits(task_class.kind, kind)]
             slots = self._hungry[kind, room]
             tried = 0
             while any(waiting(task_class) for task_class in fitting):
-                chunk = list(islice(slots, tried, tried + _CHUNK))
+                chunk = sorted(islice(slots, tried, tried + _CHUNK), key=lambda slot: order(slot.worker))
                 if not chunk:
                     break
                 for slot in chunk:
@@ -158,10 +169,10 @@ class Dispatch:
     def _fill(self, slot: Slot) -> bool:
         """Grant the slot what the policy chooses. True if that was anything."""
         cluster, worker = self._cluster, slot.worker
-        limits = cluster.limits
         if worker.holding is slot:
             worker.holding = None
-        room_s, room_tasks = cluster.balancing.prefetch_s(worker) - slot.queued_s, limits.prefetch_tasks_max
+        prefetch_s, tasks_max = self._depth(worker)
+        room_s, room_tasks = prefetch_s - slot.queued_s, int(tasks_max)
         if worker.is_on_probation:
             room_s, room_tasks = 0.0, 1
         choice = cluster.scheduling.choose(slot, room_s, room_tasks - len(slot.leases), cluster.now)

@@ -225,8 +225,9 @@ class Limits:
     attempts_lost_max: int = 3
     """A task whose worker was lost under it this often is quarantined."""
     prefetch_s: float = 0.4
-    """Predicted work that may wait in one slot's queue."""
+    """Predicted work that may wait in one slot's queue; more of it where the network is slow."""
     prefetch_tasks_max: int = 500
+    """Tasks that may wait in one slot's queue; more of them where more work may wait."""
     unknown_task_s: float = 0.1
     """Prediction for a task when neither history nor the running run knows better."""
     heartbeat_interval_s: float = 5.0
