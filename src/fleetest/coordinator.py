@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fleetest.core import commands, events
-from fleetest.core.model import RunId, WorkerId
+from fleetest.core.model import Capabilities, RunId, WorkerId
 from fleetest.errors import LinkClosed, RemoteProtocolError
 from fleetest.live_run import RUN_MESSAGES, ClientLink, ExpectedDurations, LiveRun
 from fleetest.storage import records
@@ -306,6 +306,10 @@ class Coordinator:
     def record(self, *rows: records.Record) -> None:
         if self._history is not None:
             self._history.record(*rows)
+
+    def known_capabilities(self) -> list[Capabilities]:
+        """Of the workers that are linked now; for the shell's own parts."""
+        return [peer.hello.capabilities for peer in self._workers.values()]
 
     # Workers -------------------------------------------------------------------------------------------------
 

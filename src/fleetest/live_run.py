@@ -11,8 +11,9 @@ from typing import Protocol, TypeAlias, get_args
 import msgspec
 
 from fleetest.core import commands, events
-from fleetest.core.model import RunId, TaskId, TaskSpec, WorkerId
+from fleetest.core.model import Capabilities, RunId, TaskId, TaskSpec, WorkerId, base_id
 from fleetest.core.suite_planning import AdoptPlan, AskPlan, Ready, Refuse, Step, SuitePlanning, Unavailable
+from fleetest.core.variants import expand_each
 from fleetest.errors import RemoteProtocolError
 from fleetest.storage import records
 from fleetest.transport.link import Link
@@ -45,6 +46,9 @@ class Shell(Protocol):
     def tell_worker(self, worker_id: WorkerId, message: wire.CoordinatorMessage) -> None: ...
 
     def record(self, *rows: records.Record) -> None: ...
+
+    def known_capabilities(self) -> list[Capabilities]:
+        """Of the workers that are there."""
 
 
 class LiveRun:
@@ -85,6 +89,10 @@ class LiveRun:
         self._collected: dict[tuple[str, WorkerId], str] = {}
         """Fingerprints by suite and worker."""
         self._notices: dict[str, None] = {}
+        self._variants: dict[TaskId, list[TaskId]] = {}
+        """Of tests that run once on each value of a capability, by the id under which workers know them."""
+        self._unplanned: list[wire.CommandSuite] = []
+        """Commands that are for each value of a capability, while there is no worker to have any."""
 
     # The client ----------------------------------------------------------------------------------------------
 
@@ -153,7 +161,21 @@ class LiveRun:
             if isinstance(suite, wire.CommandSuite):
                 ids = [task.task_id for task in suite.tasks]
                 self._planning[suite.name] = SuitePlanning.with_plan(ids)
-                self._plan(suite.name, [task for task in suite.tasks if self._is_wanted(task)])
+                if any(task.each for task in suite.tasks):
+                    self._unplanned.append(suite)
+                else:
+                    self._plan(suite.name, [task for task in suite.tasks if self._is_wanted(task)])
+        self._plan_each_command()
+
+    def _plan_each_command(self) -> None:
+        """Plan the commands that are for each value of a capability, once there is a worker."""
+        if not self._shell.known_capabilities():
+            return
+        suites, self._unplanned = self._unplanned, []
+        for suite in suites:
+            tasks = [task for task in self._expand(suite.tasks) if self._is_wanted(task)]
+            self.tell(wire.SuitePlan(run_id=self.run_id, suite=suite.name, fingerprint="", tasks=tasks, items=[]))
+            self._plan(suite.name, tasks)
 
     def prepare(self, command: commands.PrepareRun) -> wire.PrepareRun:
         self._first_runner[command.worker_id] = command.first_runner
@@ -199,6 +221,7 @@ class LiveRun:
 
     def worker_back(self, worker_id: WorkerId, *, is_same_session: bool) -> None:
         """A newer link. What the same session had said of a suite still holds, so it is not asked to say it again."""
+        self._plan_each_command()
         for suite, planning in self._planning.items():
             key = (suite, worker_id)
             if not is_same_session:
@@ -235,15 +258,15 @@ class LiveRun:
             if isinstance(step, AskPlan):
                 self._shell.tell_worker(step.worker_id, wire.SendPlan(run_id=self.run_id, suite=suite))
             elif isinstance(step, Ready):
-                self._shell.apply(events.SuiteReady(step.worker_id, self.run_id, suite, step.missing))
+                self._shell.apply(events.SuiteReady(step.worker_id, self.run_id, suite, self._as_planned(step.missing)))
             elif isinstance(step, Unavailable):
                 self._shell.apply(events.SuiteUnavailable(step.worker_id, self.run_id, suite, step.reason))
             elif isinstance(step, AdoptPlan):
                 assert plan is not None
                 self._tell_reports(suite, step.worker_id)
-                plan = self._wanted_part(plan)
-                self.tell(plan)
-                self._plan(suite, plan.tasks)
+                planned = self._wanted_part(self._with_variants(plan))
+                self.tell(planned)
+                self._plan(suite, planned.tasks)
             elif isinstance(step, Refuse):
                 self._tell_reports(suite, step.worker_id)
                 self._tell_failure(self._failures[suite, step.worker_id])
@@ -255,6 +278,28 @@ class LiveRun:
         for key in [key for key in self._reports if key[0] == suite]:
             del self._reports[key]
 
+    def _with_variants(self, plan: wire.SuitePlan) -> wire.SuitePlan:
+        """The plan with tests for each value of a capability as one test per value that the fleet has now."""
+        if not any(task.each for task in plan.tasks):
+            return plan
+        tasks = self._expand(plan.tasks)
+        items = {task.task_id: item for task, item in zip(plan.tasks, plan.items, strict=True)}
+        copies = [items[base_id(task.task_id, task.variant)] for task in tasks]
+        return msgspec.structs.replace(plan, tasks=tasks, items=copies)
+
+    def _expand(self, tasks: Collection[TaskSpec]) -> list[TaskSpec]:
+        expanded = expand_each(tasks, self._shell.known_capabilities())
+        for task in expanded:
+            if task.variant:
+                self._variants.setdefault(base_id(task.task_id, task.variant), []).append(task.task_id)
+        return expanded
+
+    def _as_planned(self, task_ids: frozenset[TaskId]) -> frozenset[TaskId]:
+        """What workers call by one id may be several tasks of the plan."""
+        if not self._variants or self._variants.keys().isdisjoint(task_ids):
+            return task_ids
+        return frozenset(planned for task_id in task_ids for planned in self._variants.get(task_id, (task_id,)))
+
     def _plan(self, suite: str, tasks: Collection[TaskSpec]) -> None:
         self._task_ids.update(task.task_id for task in tasks)
         rows = [(task.task_id, task.suite, task.group, position) for position, task in enumerate(tasks)]
@@ -262,10 +307,7 @@ class LiveRun:
         self._shell.apply(events.SuitePlanned(self.run_id, suite, self._with_durations(tasks)))
 
     def _is_wanted(self, task: TaskSpec) -> bool:
-        if not self._only or task.task_id in self._only:
-            return True
-        # Of a test that runs once per value of a capability the variants are named, and are made later.
-        return bool(task.each) and any(name.startswith(f"{task.task_id} @ ") for name in self._only)
+        return not self._only or task.task_id in self._only
 
     def _wanted_part(self, plan: wire.SuitePlan) -> wire.SuitePlan:
         """Workers collect all of a suite, so that ids and fixtures are the same; the rest is never handed out."""
@@ -290,8 +332,8 @@ class LiveRun:
         if not known:
             return list(tasks)
         return [
-            dataclasses.replace(task, expected_s=known[task.task_id]) if task.task_id in known else task
-            for task in tasks
+            task if expected_s is None else dataclasses.replace(task, expected_s=expected_s)
+            for task, expected_s in ((task, _expected_s(task, known)) for task in tasks)
         ]
 
     # Outcomes ------------------------------------------------------------------------------------------------
@@ -345,3 +387,9 @@ class LiveRun:
 
     def _runner(self, worker_id: WorkerId, slot: int) -> str:
         return f"gw{self._first_runner.get(worker_id, 0) + slot}"
+
+
+def _expected_s(task: TaskSpec, known: Mapping[str, float]) -> float | None:
+    """From history; a variant that never ran is expected to take what the test took elsewhere."""
+    expected_s = known.get(task.task_id)
+    return known.get(base_id(task.task_id, task.variant)) if expected_s is None else expected_s

@@ -61,6 +61,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="How embedded runners are balanced: adaptive (default), round-robin, least-loaded, module:Class",
     )
+    group.addoption(
+        "--fleet-each",
+        metavar="NAME",
+        help="Run tests that say nothing themselves once on each distinct value of this capability, such as python",
+    )
     parser.addini("fleet", "Default of --fleet")
     parser.addini("fleet_start_method", "Default of --fleet-start-method")
     parser.addini("fleet_python", "Default of --fleet-python")
@@ -68,6 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("fleet_retries", "Default of --fleet-retries")
     parser.addini("fleet_no_hedge", "Default of --fleet-no-hedge (true or false)")
     parser.addini("fleet_token_file", "Default of --fleet-token-file")
+    parser.addini("fleet_each", "Default of --fleet-each")
     parser.addini("fleet_history", "Default of --fleet-history")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -79,11 +80,13 @@ class Fleet:
         self.coordinator = Coordinator(self.state, history=self.history, **settings)
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def worker(self, name: str = "w1", session: str = "", slots: int = 1) -> Peer:
+    async def worker(self, name: str = "w1", session: str = "", slots: int = 1, **attributes: str) -> Peer:
         far, near = memory_link_pair()
         self.tasks.append(asyncio.ensure_future(self.coordinator.serve_worker(near)))
         peer = Peer(far)
-        peer.say(hello(name=name, session=session or f"session of {name}", slots=slots))
+        capabilities = Capabilities({key: (value,) for key, value in attributes.items()})
+        session = session or f"session of {name}"
+        peer.say(hello(name=name, session=session, slots=slots, capabilities=capabilities))
         peer.welcome = await peer.next(wire.Welcome)
         return peer
 
@@ -337,6 +340,89 @@ async def test_commands_are_planned_with_the_submission(fleet):
     assert [lease.task_id for lease in leases] == list(names)
     _, finished = await results_of(client)
     assert finished.counts == {"passed": 2}
+
+
+@on_fleet
+async def test_a_test_for_each_value_is_planned_once_per_value_and_known_by_one_id_to_workers(fleet):
+    first, client = await fleet.worker("w1", rack="a"), await fleet.client()
+    second = await fleet.worker("w2", rack="b")
+    client.say(submission())
+    collected, plan = collection(2)
+    plan = wire.SuitePlan(
+        run_id=RUN,
+        suite="",
+        fingerprint=plan.fingerprint,
+        tasks=[replace(plan.tasks[0], each="rack"), plan.tasks[1]],
+        items=plan.items,
+    )
+    ids = [task.task_id for task in plan.tasks]
+    first.say(collected)
+    await first.next(wire.SendPlan)
+    first.say(plan)
+    planned = await client.next(wire.SuitePlan)
+    assert [task.task_id for task in planned.tasks] == [f"{ids[0]} @ rack=a", f"{ids[0]} @ rack=b", ids[1]]
+    assert planned.items == [plan.items[0], plan.items[0], plan.items[1]]
+    # The second worker did not collect the other test, but it has the one that is for its value.
+    second.say(wire.SuiteCollected(run_id=RUN, suite="", fingerprint="other", count=1))
+    await second.next(wire.SendPlan)
+    second.say(wire.SuitePlan(run_id=RUN, suite="", fingerprint="o", tasks=plan.tasks[:1], items=plan.items[:1]))
+    (lease,) = await execute(second, 1)
+    assert (lease.task_id, lease.variant, lease.base_id) == (f"{ids[0]} @ rack=b", "rack=b", ids[0])
+    assert {lease.base_id for lease in await execute(first, 2)} == set(ids)
+    outcomes, finished = await results_of(client)
+    assert finished.counts == {"passed": 3}
+    assert {outcome.task_id: outcome.worker for outcome in outcomes} == {
+        f"{ids[0]} @ rack=a": "w1",
+        f"{ids[0]} @ rack=b": "w2",
+        ids[1]: "w1",
+    }
+    (row,) = fleet.history.of(records.TasksPlanned)
+    assert [task[0] for task in row.tasks] == [task.task_id for task in planned.tasks]
+
+
+@on_fleet
+async def test_what_a_worker_lacks_it_lacks_in_every_variant(fleet):
+    first, client = await fleet.worker("w1", rack="a"), await fleet.client()
+    second = await fleet.worker("w2", rack="b")
+    client.say(submission())
+    collected, plan = collection(2)
+    tasks = [replace(plan.tasks[0], each="rack"), plan.tasks[1]]
+    first.say(collected)
+    await first.next(wire.SendPlan)
+    fingerprint = plan.fingerprint
+    first.say(wire.SuitePlan(run_id=RUN, suite="", fingerprint=fingerprint, tasks=tasks, items=plan.items))
+    await client.next(wire.SuitePlan)
+    second.say(wire.SuiteCollected(run_id=RUN, suite="", fingerprint="other", count=1))
+    await second.next(wire.SendPlan)
+    second.say(wire.SuitePlan(run_id=RUN, suite="", fingerprint="o", tasks=tasks[1:], items=plan.items[1:]))
+    await execute(first, 2)
+    first.say(wire.Goodbye())
+    outcomes, finished = await results_of(client)
+    assert finished.counts == {"passed": 2, "not_run": 1}
+    (lacking,) = [outcome for outcome in outcomes if outcome.verdict is Verdict.NOT_RUN]
+    assert (lacking.task_id, lacking.reason) == (f"{plan.tasks[0].task_id} @ rack=b", "not collectable")
+
+
+@on_fleet
+async def test_commands_for_each_value_are_planned_when_there_is_a_worker(fleet):
+    client = await fleet.client()
+    suite = wire.CommandSuite(
+        name="c",
+        commands=(wire.CommandSpec(name="check", argv=("true",), directory="/"),),
+        tasks=(TaskSpec(TaskId("check"), suite="c", each="rack"),),
+    )
+    client.say(submission(suite))
+    await client.next(wire.RunAccepted)
+    worker = await fleet.worker("w1", rack="a")
+    planned = await client.next(wire.SuitePlan)
+    assert [task.task_id for task in planned.tasks] == ["check @ rack=a"]
+    await worker.next(wire.PrepareRun)
+    fingerprint = fingerprint_of([TaskId("check")])
+    worker.say(wire.SuiteCollected(run_id=RUN, suite="c", fingerprint=fingerprint, count=1))
+    (lease,) = await execute(worker, 1)
+    assert (lease.task_id, lease.base_id) == ("check @ rack=a", "check")
+    _, finished = await results_of(client)
+    assert finished.counts == {"passed": 1}
 
 
 @on_fleet

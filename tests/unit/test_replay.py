@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fleetest.client.replay import Replayer, report_status
+from fleetest.client.replay import Replayer, report_status, with_variant
 from fleetest.core.model import AttemptResult, LeaseId, TaskId, Verdict
 from fleetest.wire.messages import ItemInfo, Outcome
 
@@ -146,3 +146,32 @@ def test_a_warning_category_that_is_unknown_here_is_shown_but_never_imported(rep
     }
     replayer.warning(json.dumps(record).encode())
     assert seen == [("OddWarning", "old", "runtest", "test_it.py::test_a")]
+
+
+def test_a_variant_is_reported_under_its_node_id_and_named_in_heading_word_and_junit_file(
+    pytester: pytest.Pytester, recorder: Recorder
+) -> None:
+    config = pytester.parseconfig("--junitxml=out.xml", "-p", "no:terminal")
+    config._do_configure()
+    junit: Any = next(plugin for plugin in config.pluginmanager.get_plugins() if type(plugin).__name__ == "LogXML")
+    junit.pytest_sessionstart()
+    config.pluginmanager.register(recorder)
+    replayer = Replayer(config, "f" * 32)
+    names = [f"test_it.py::test_a[1] @ python={version}" for version in ("3.9", "3.12")]
+    replayer.add_items(names, [ItemInfo("test_it.py::test_a[1]", "test_it.py", 3, "test_a[1]", ())] * 2)
+    for name in names:
+        made = outcome(Verdict.CRASHED, evidence="signal 11")
+        made = Outcome(
+            task_id=TaskId(name), attempt=1, verdict=made.verdict, is_final=True, runner="gw1", result=made.result
+        )
+        replayer.outcome(made, name.rpartition(" @ ")[2])
+    junit.pytest_sessionfinish()
+
+    assert [report.nodeid for report in recorder.reports] == ["test_it.py::test_a[1]"] * 2
+    assert [report.head_line for report in recorder.reports] == ["test_a[1] @ python=3.9", "test_a[1] @ python=3.12"]
+    words = [with_variant(report, report_status(report)) for report in recorder.reports]
+    assert words == [("failed", "C", "CRASHED python=3.9"), ("failed", "C", "CRASHED python=3.12")]
+    document = (pytester.path / "out.xml").read_text()
+    assert document.count("<testcase") == 2
+    assert 'name="test_a @ python=3.9[1]"' in document
+    assert 'name="test_a @ python=3.12[1]"' in document

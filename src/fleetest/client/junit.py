@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 from fleetest.client.failure_text import captured_output, explanation, headline
 from fleetest.client.suite_results import TaskResult
-from fleetest.core.model import Verdict
+from fleetest.core.model import VARIANT_SIGN, Verdict
 from fleetest.errors import UserError
-from fleetest.wire.messages import SuiteFailed
+from fleetest.wire.messages import ItemInfo, SuiteFailed
 
 _INVALID = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SKIPPED = frozenset({Verdict.SKIPPED, Verdict.XFAILED, Verdict.NOT_RUN, Verdict.CANCELLED})
@@ -103,8 +103,9 @@ def _testcase(suite: str, task: TaskResult) -> ElementTree.Element:
         return case
     if outcome.runner:
         properties = ElementTree.SubElement(case, "properties")
-        for key, value in (("worker", outcome.worker), ("runner", outcome.runner), ("attempt", outcome.attempt)):
-            ElementTree.SubElement(properties, "property", name=key, value=_valid(str(value)))
+        place = [("worker", outcome.worker), ("runner", outcome.runner), ("attempt", str(outcome.attempt))]
+        for key, value in [*place, *([("variant", task.variant)] if task.variant else [])]:
+            ElementTree.SubElement(properties, "property", name=key, value=_valid(value))
     verdict = outcome.verdict
     why = headline(outcome)
     if verdict is Verdict.FAILED:
@@ -124,15 +125,20 @@ def _names(suite: str, task: TaskResult) -> tuple[str, str]:
     """(classname, name) as pytest itself would write them; a command is a test of its suite."""
     if task.item is None:
         return suite, task.task_id
-    file, *inner = task.item.node_id.split("::")
-    brackets = task.item.node_id.find("[")
+    classname, name = _names_of_item(task.item)
+    return classname, f"{name}{VARIANT_SIGN}{task.variant}" if task.variant else name
+
+
+def _names_of_item(item: ItemInfo) -> tuple[str, str]:
+    file, *inner = item.node_id.split("::")
+    brackets = item.node_id.find("[")
     if brackets >= 0:
         # A parameter may contain anything, "::" too.
-        file, *inner = task.item.node_id[:brackets].split("::")
-        inner[-1:] = [inner[-1] + task.item.node_id[brackets:]] if inner else []
+        file, *inner = item.node_id[:brackets].split("::")
+        inner[-1:] = [inner[-1] + item.node_id[brackets:]] if inner else []
     module = file.removesuffix(".py").replace("/", ".")
     if not inner:
-        return module, task.item.node_id
+        return module, item.node_id
     return ".".join([module, *inner[:-1]]), inner[-1]
 
 

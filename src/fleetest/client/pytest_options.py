@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fleetest.core.quantities import RequirementError
+from fleetest.core.requirements import parse_each
 from fleetest.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class FleetOptions:
     timeout_s: float | None = None
     retries: int = 0
     hedge: bool = True
+    each: str = ""
+    """Tests that say nothing themselves run once on every distinct value of this capability."""
     token_file: Path | None = None
     data_directory: Path | None = None
     tls_ca: Path | None = None
@@ -76,6 +80,7 @@ class FleetOptions:
             timeout_s=_positive_number("fleet-timeout", given("timeout")),
             retries=_whole_number("fleet-retries", given("retries")),
             hedge=not _is_true("fleet_no_hedge", given("no_hedge")),
+            each=_capability(given("each")),
             token_file=Path(token_file) if token_file else None,
             data_directory=Path(data_directory) if data_directory else None,
             tls_ca=Path(tls_ca) if tls_ca else None,
@@ -175,6 +180,15 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _capability(value: str | None) -> str:
+    try:
+        return parse_each(value) or ""
+    except RequirementError:
+        raise UserError(
+            f'--fleet-each is {value!r}, must be the name of a capability such as "python" or "gpu.model"'
+        ) from None
 
 
 def _start_method(value: str | None) -> str:

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
@@ -15,7 +15,8 @@ import pytest
 
 from fleetest.client.fleet import Fleet
 from fleetest.client.pytest_options import FleetOptions
-from fleetest.client.replay import Replayer, report_status
+from fleetest.client.replay import Replayer, report_status, with_variant
+from fleetest.client.variant_matrix import VariantMatrix
 from fleetest.core.model import RunId, Verdict
 from fleetest.errors import ExitStatus, FleetestError
 from fleetest.wire.messages import (
@@ -46,6 +47,7 @@ class FleetSession:
         self._fleet = fleet
         self._options = options
         self._replayer = Replayer(config, options.run_uid)
+        self._matrix = VariantMatrix()
         self._terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
         self._backlog: Iterator[CoordinatorToClient] = iter(())
         self._notices: list[str] = []
@@ -104,10 +106,16 @@ class FleetSession:
     def pytest_sessionfinish(self) -> None:
         self._close()
 
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        return report_status(report)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Generator[None, Any, Any]:
+        status = yield
+        return with_variant(report, report_status(report) or status)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for name, lines in self._matrix.tables():
+            terminalreporter.section(f"each {name}")
+            for line in lines:
+                terminalreporter.write_line(line)
         for notice in dict.fromkeys(self._notices):
             terminalreporter.write_line(f"fleetest: {notice}")
         for reason, count in self._restarted.items():
@@ -129,6 +137,7 @@ class FleetSession:
             timeout_s=options.timeout_s or None,
             retries=options.retries,
             hedge=options.hedge,
+            each=options.each,
         )
         title = " ".join(["pytest", *map(str, self._config.invocation_params.args)])
         self._fleet.submit(SubmitRun(run_id=RunId(options.run_uid), suites=(suite,), title=title))
@@ -194,7 +203,10 @@ class FleetSession:
         was_stopped = self._stop_reason or self._exit is not None
         if outcome.verdict is Verdict.CANCELLED or (outcome.verdict is Verdict.NOT_RUN and was_stopped):
             return
-        self._replayer.outcome(outcome)
+        variant = self._matrix.variant_of(outcome.task_id)
+        self._replayer.outcome(outcome, variant)
+        if outcome.is_final:
+            self._matrix.note(outcome.task_id, outcome.verdict)
         reason = _stop_reason(session)
         if reason and not self._stop_reason:
             self._stop_reason = reason
@@ -203,6 +215,7 @@ class FleetSession:
     def _report_collected(self, plan: SuitePlan, session: pytest.Session) -> None:
         """What pytest does at the end of a collection, for one that happened elsewhere."""
         node_ids = [item.node_id for item in plan.items]
+        self._matrix.plan(plan.tasks)
         self._replayer.add_items([task.task_id for task in plan.tasks], plan.items)
         session.testscollected = len(node_ids)
         if plan.deselected:

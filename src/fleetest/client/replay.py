@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import msgspec
 import pluggy
 import pytest
 
-from fleetest.core.model import AttemptResult, Verdict
+from fleetest.core.model import VARIANT_SIGN, AttemptResult, Verdict
 from fleetest.wire.messages import ItemInfo, Outcome
 from fleetest.wire.portable_values import from_portable
 
@@ -55,29 +56,50 @@ class Replayer:
         for index, (task_id, item) in enumerate(zip(task_ids, items, strict=True), start):
             self._items[task_id] = (index, item)
 
-    def outcome(self, outcome: Outcome) -> None:
-        """Replay one attempt: logstart, its reports, logfinish."""
+    def outcome(self, outcome: Outcome, variant: str = "") -> None:
+        """Replay one attempt: logstart, its reports, logfinish.
+
+        ``variant``: for which value of a capability it was. Every variant is reported under the node id of the test, as
+        several machines do it with pytest-xdist's ``--dist=each``; headings and words say which one it was.
+        """
         index, item = self._items[outcome.task_id]
         node = self._node(outcome.runner, outcome.worker)
         location = (item.path, item.line, item.domain)
         reports = self._reports(outcome, item, location)
         extra = {"node": node, "worker_id": outcome.runner, "item_index": index, "testrun_uid": self._run_uid}
         hook = self._hook
-        logreport = hook.pytest_runtest_logreport if outcome.is_final else self._logreport_of_reruns()
+        logreport = hook.pytest_runtest_logreport
+        if variant or not outcome.is_final:
+            logreport = self._logreport_without_junit()
         hook.pytest_runtest_logstart(nodeid=item.node_id, location=location)
         for report in reports:
             report.__dict__.update(extra)
             _count_failed_subtests(self._config, report)
             if not outcome.is_final and report.failed:
                 report.outcome = cast("Any", _RERUN)
+            if variant:
+                if outcome.is_final:
+                    self._tell_junit(report, variant)
+                _name_variant(report, variant)
             logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.node_id, location=location)
 
-    def _logreport_of_reruns(self) -> pluggy.HookCaller:
+    def _logreport_without_junit(self) -> pluggy.HookCaller:
         """Everybody but the JUnit file: it knows no reruns and would have the test once more for each, as passed."""
-        manager = self._config.pluginmanager
-        junit = [plugin for plugin in manager.get_plugins() if type(plugin).__module__ == "_pytest.junitxml"]
-        return manager.subset_hook_caller("pytest_runtest_logreport", remove_plugins=junit)
+        return self._config.pluginmanager.subset_hook_caller("pytest_runtest_logreport", remove_plugins=self._junit())
+
+    def _junit(self) -> list[Any]:
+        plugins = self._config.pluginmanager.get_plugins()
+        return [plugin for plugin in plugins if type(plugin).__module__ == "_pytest.junitxml"]
+
+    def _tell_junit(self, report: pytest.TestReport, variant: str) -> None:
+        """There each variant is a test case of its own name: readers of that file merge those of one name."""
+        for plugin in self._junit():
+            named = copy.copy(report)
+            name, bracket, parameters = report.nodeid.partition("[")
+            named.nodeid = f"{name}{VARIANT_SIGN}{variant}{bracket}{parameters}"
+            named.user_properties = [*report.user_properties, ("variant", variant)]
+            plugin.pytest_runtest_logreport(report=named)
 
     def collect_report(self, data: bytes) -> None:
         """Replay a failed or skipped collector."""
@@ -147,6 +169,24 @@ def report_status(report: pytest.TestReport) -> tuple[str, str, str] | None:
         return None
     word = str(verdict).upper().replace("_", " ")
     return ("error" if report.when == "setup" else "failed"), word[0], word
+
+
+def with_variant(report: pytest.TestReport, status: Any) -> Any:
+    """The status ``(category, letter, word)`` with the value of a variant after its word: ``PASSED python=3.12.1``."""
+    variant = getattr(report, "fleet_variant", "")
+    if not variant or not isinstance(status, tuple) or len(status) != 3 or not status[2]:
+        return status
+    category, letter, word = status
+    if isinstance(word, tuple):
+        return category, letter, (f"{word[0]} {variant}", *word[1:])
+    return category, letter, f"{word} {variant}"
+
+
+def _name_variant(report: pytest.TestReport, variant: str) -> None:
+    """Headings of failures are made of the location's name, words by ``with_variant``."""
+    path, line, name = report.location
+    report.location = (path, line, f"{name}{VARIANT_SIGN}{variant}")
+    report.__dict__["fleet_variant"] = variant
 
 
 def _passed_reports(

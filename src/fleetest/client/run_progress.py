@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from fleetest.core.model import Instant, TaskId, TaskSpec, Verdict
+from fleetest.core.model import Instant, TaskId, TaskSpec, Verdict, base_id
 from fleetest.wire.messages import (
     CoordinatorToClient,
     FleetChanged,
@@ -98,8 +98,8 @@ class RunProgress:
     def plan(self, tasks: Iterable[TaskSpec]) -> None:
         """These tasks belong to the run. One that is already known only gets its expected duration."""
         for task in tasks:
-            if task.task_id in self._unfinished:
-                self._left.add(self._unfinished[task.task_id], -1)
+            for known_id in {task.task_id, base_id(task.task_id, task.variant)} & self._unfinished.keys():
+                self._left.add(self._unfinished.pop(known_id), -1)
             self._unfinished[task.task_id] = task.expected_s
             self._left.add(task.expected_s)
             if task.expected_s is not None:

@@ -132,6 +132,10 @@ class SuiteReport:
         for task in red:
             self._write_failure(task)
         self._write_warnings(results)
+        for name, lines in results.matrix.tables():
+            self._rule(f"each {name}", "=")
+            for line in lines:
+                self._lines.write(line)
         self._rule("summary", "=")
         for task in red:
             assert task.outcome is not None, "only a verdict makes a task red"

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from fleetest.core.model import TaskId, TaskSpec, Verdict
+from fleetest.client.variant_matrix import VariantMatrix
+from fleetest.core.model import TaskId, TaskSpec, Verdict, base_id
 from fleetest.errors import ExitStatus
 from fleetest.wire.messages import (
     CollectionReports,
@@ -40,6 +41,8 @@ class TaskResult:
     outcome: Outcome | None
     earlier: tuple[Outcome, ...] = ()
     """Attempts before the one that counts."""
+    variant: str = ""
+    """``name=value`` if the test ran once on each value of a capability."""
 
     @property
     def verdict(self) -> Verdict:
@@ -59,6 +62,8 @@ class SuiteResults:
     collection_errors: list[tuple[str, bytes]] = field(default_factory=list)
     """(suite, serialised report) of collectors that failed or were skipped."""
     warnings: list[bytes] = field(default_factory=list)
+    matrix: VariantMatrix = field(default_factory=VariantMatrix)
+    """Of what runs once on each value of a capability."""
     _planned: dict[TaskId, tuple[str, ItemInfo | None]] = field(default_factory=dict)
     _final: dict[TaskId, Outcome] = field(default_factory=dict)
     _earlier: dict[TaskId, list[Outcome]] = field(default_factory=dict)
@@ -69,7 +74,11 @@ class SuiteResults:
     def plan(self, suite: str, tasks: list[TaskSpec], items: list[ItemInfo] | None = None) -> None:
         """These tasks belong to the run. Commands are planned by the submission itself."""
         for index, task in enumerate(tasks):
+            if task.variant:
+                # A command was known under the id of the test until its variants were.
+                self._planned.pop(base_id(task.task_id, task.variant), None)
             self._planned[task.task_id] = (suite, items[index] if items else None)
+        self.matrix.plan(tasks)
 
     def expect_targets(self, names: Iterable[str]) -> None:
         """These pytest targets are still to be collected."""
@@ -128,6 +137,7 @@ class SuiteResults:
             self._earlier.setdefault(outcome.task_id, []).append(outcome)
             return True
         self._final[outcome.task_id] = outcome
+        self.matrix.note(outcome.task_id, outcome.verdict)
         if not outcome.verdict.is_success and outcome.verdict not in (Verdict.CANCELLED, Verdict.NOT_RUN):
             self.red_count += 1
         return True
@@ -136,7 +146,8 @@ class SuiteResults:
         """Every planned task once, in the order of the plan."""
         for task_id, (suite, item) in self._planned.items():
             earlier = tuple(self._earlier.get(task_id, ()))
-            yield TaskResult(task_id, suite, item, self._final.get(task_id), earlier)
+            variant = self.matrix.variant_of(task_id)
+            yield TaskResult(task_id, suite, item, self._final.get(task_id), earlier, variant)
 
     def counts(self) -> Counter[Verdict]:
         return Counter(task.verdict for task in self.tasks())

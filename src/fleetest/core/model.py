@@ -20,6 +20,8 @@ LeaseId = NewType("LeaseId", int)
 AlertId = NewType("AlertId", str)
 """Unique over epochs: ``epoch-number``."""
 TaskKey: TypeAlias = tuple[RunId, TaskId]
+VARIANT_SIGN = " @ "
+"""Between the id of a test and the value that a variant of it is for: ``test_a.py::test_x @ python=3.12.1``."""
 Instant: TypeAlias = float
 
 
@@ -215,6 +217,17 @@ class Lease:
     timeout_s: float | None = None
     variant: str = ""
     """That of the task: the worker knows the test by its id without it."""
+
+    @property
+    def base_id(self) -> TaskId:
+        """The id under which the worker collected the test."""
+        return base_id(self.task_id, self.variant)
+
+
+def base_id(task_id: TaskId, variant: str) -> TaskId:
+    """The id under which a test was collected: that of its variant without what follows ``VARIANT_SIGN``."""
+    place = task_id.rfind(VARIANT_SIGN + variant) if variant else -1
+    return task_id if place < 0 else TaskId(task_id[:place])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from fleetest.core.model import AttemptResult, LeaseId, TaskId, Verdict
 from fleetest.processes.command_process import (
     CannotStart,
@@ -22,6 +24,9 @@ from fleetest.processes.reporting import ExecutionLimits, HeldLease, Reporter
 from fleetest.wire.messages import CommandSpec, CommandSuite
 
 _KILL_GRACE_MAX_S = 1.0
+
+VARIANT_VARIABLE = "FLEETEST_VARIANT"
+"""Tells a command that runs once on each value of a capability for which one it is: ``browser=firefox``."""
 
 
 class CommandSeat:
@@ -119,10 +124,13 @@ class CommandSeat:
             self._on_progress()
 
     async def _execute_one(self, held: HeldLease) -> None:
-        spec = self._specs.get(held.lease.task_id)
+        spec = self._specs.get(held.lease.base_id)
         if spec is None:
             self._reporter.returned([held.lease.lease_id], not_collectable=True)
             return
+        if held.lease.variant:
+            environment = {**spec.environment, VARIANT_VARIABLE: held.lease.variant}
+            spec = msgspec.structs.replace(spec, environment=environment)
         if self._cancellation():
             self._reporter.finished(held.result(Verdict.CANCELLED, evidence=self._cancellation()))
             return

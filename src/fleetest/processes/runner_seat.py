@@ -181,7 +181,7 @@ class RunnerSeat:
         chosen: list[HeldLease] = []
         while self._unwritten:
             held = self._unwritten[0]
-            position = runner.positions.get(held.lease.task_id)
+            position = runner.positions.get(held.lease.base_id)
             if position in self._written:
                 # The same test again, while its earlier attempt is still here: after that one.
                 break

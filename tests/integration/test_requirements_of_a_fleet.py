@@ -1,0 +1,46 @@
+"""What tests need and what workers have, with real processes: each value of a capability, and waiting for workers."""
+
+from __future__ import annotations
+
+from fleetest.errors import ExitStatus
+
+EACH = """
+import pytest
+
+@pytest.mark.fleet(each="rack")
+def test_each():
+    pass
+
+@pytest.mark.fleet(each="rack", requires="board=rev3 | rev4")
+def test_some():
+    pass
+
+def test_once():
+    pass
+"""
+
+
+def test_each_value_of_a_label_has_its_variant_and_its_column(fleet):
+    (fleet.suite / "test_it.py").write_text(EACH)
+    fleet.worker("w1", "--label", "rack=a", "--label", "board=rev3")
+    fleet.worker("w2", "--label", "rack=b")
+    status, output, names = fleet.run("-v")
+    assert status == ExitStatus.OK, output
+    assert names == ["test_each @ rack=a", "test_each @ rack=b", "test_once", "test_some @ rack=a"]
+    assert "PASSED rack=b test_it.py::test_each" in output
+    assert "each rack" in output
+    table = [line.split() for line in output.splitlines() if line.startswith(("test_it.py::test_each ", "successful"))]
+    assert table[-2:] == [["test_it.py::test_each", "passed", "passed"], ["successful", "2", "of", "2", "1", "of", "1"]]
+    rows = fleet.history("select task_id, worker from attempts order by task_id")
+    assert [task for task, _ in rows] == [f"test_it.py::{name}" for name in names]
+    assert dict(rows)["test_it.py::test_each @ rack=a"] == "w1"
+    assert dict(rows)["test_it.py::test_each @ rack=b"] == "w2"
+
+
+def test_every_test_of_a_run_can_be_for_each_value(fleet):
+    (fleet.suite / "test_it.py").write_text("def test_it():\n    pass\n")
+    fleet.worker("w1", "--label", "rack=a")
+    fleet.worker("w2", "--label", "rack=b")
+    status, output, names = fleet.run("--fleet-each", "rack")
+    assert status == ExitStatus.OK, output
+    assert names == ["test_it @ rack=a", "test_it @ rack=b"]
