@@ -16,6 +16,7 @@ from fleetest.errors import ExitStatus, UserError
 _COMMANDS = {
     "run": "Run tests on a fleet: pytest arguments, or a suite.toml.",
     "history": "What was run before: runs, slowest, flakiest, failures.",
+    "simulate": "What if: a suite on a fleet that need not exist.",
     "coordinator": "Serve a fleet that workers and clients connect to.",
     "worker": "Offer this machine to a coordinator.",
     "version": "Print the version.",

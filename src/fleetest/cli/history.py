@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,13 +81,9 @@ def runs(ctx: click.Context, /, limit: int, **options: Any) -> None:
 def run(ctx: click.Context, /, run_id: str, **options: Any) -> None:
     """The tasks of one run, failures first. RUN_ID is the beginning of an id, or "latest"."""
     with _opened(ctx, options) as queries:
-        found = queries.run_ids(run_id, limit=2)
-        if not found:
-            raise UserError(f"no run in the history begins with {printable(run_id)!r}: see `fleetest history runs`")
-        if len(found) > 1:
-            raise UserError(f"more than one run begins with {printable(run_id)!r}: give more of its id")
-        told = queries.run(found[0])
-        answer = queries.tasks(found[0])
+        found = the_run(queries, run_id)
+        told = queries.run(found)
+        answer = queries.tasks(found)
     if _chosen(ctx, options, "output_format") in (None, "table"):
         for line in _summary(told):
             click.echo(line)
@@ -139,12 +135,16 @@ def _chosen(ctx: click.Context, options: dict[str, Any], name: str) -> Any:
     return options.get(name) if options.get(name) is not None else (ctx.obj or {}).get(name)
 
 
+def _opened(ctx: click.Context, options: dict[str, Any]) -> AbstractContextManager[HistoryQueries]:
+    return opened_history(_chosen(ctx, options, "history_file"), _chosen(ctx, options, "data"))
+
+
 @contextmanager
-def _opened(ctx: click.Context, options: dict[str, Any]) -> Iterator[HistoryQueries]:
-    """The open history, with everything in it that test runs have left in spools."""
+def opened_history(history_file: Path | None, data: Path | None) -> Iterator[HistoryQueries]:
+    """The open history, with everything in it that test runs have left in spools. Raises UserError."""
     import duckdb
 
-    path = _history_file(_chosen(ctx, options, "history_file"), _chosen(ctx, options, "data"))
+    path = _history_file(history_file, data)
     spools = spool_directory(path)
     if not path.exists() and not pending_spools(spools):
         raise HistoryUnusable(
@@ -161,6 +161,16 @@ def _opened(ctx: click.Context, options: dict[str, Any]) -> Iterator[HistoryQuer
         raise explain(path, error) from error
     finally:
         connection.close()
+
+
+def the_run(queries: HistoryQueries, beginning: str) -> str:
+    """The id of the one run that begins so, or of the latest. Raises UserError."""
+    found = queries.run_ids(beginning, limit=2)
+    if not found:
+        raise UserError(f"no run in the history begins with {printable(beginning)!r}: see `fleetest history runs`")
+    if len(found) > 1:
+        raise UserError(f"more than one run begins with {printable(beginning)!r}: give more of its id")
+    return found[0]
 
 
 def _history_file(named: Path | None, data: Path | None) -> Path:

@@ -49,7 +49,7 @@ class Question:
 
     @property
     def bound_s(self) -> float:
-        """No schedule is shorter: all the work at the speed of the whole fleet, or the longest test on its fastest."""
+        """No schedule is shorter, crash or none: all the work at the whole fleet's speed, or the longest test."""
         total_s = sum(self.durations_s[test.task_id] for test in self.tests)
         longest_s = max((self.durations_s[test.task_id] for test in self.tests), default=0.0)
         return max(total_s / self.speed, longest_s / max(machine.speed for machine in self.machines))
@@ -70,6 +70,8 @@ class Answer:
     machines: Sequence[Machine]
     executions: Sequence[Execution]
     verdicts: Mapping[Verdict, int]
+    crashed: frozenset[str] = frozenset()
+    """Machines that died on the way."""
 
     @property
     def ratio(self) -> float:
@@ -88,13 +90,17 @@ class Answer:
 
     @property
     def tail_s(self) -> float:
-        """How long the first slot that ran dry has waited for the last one."""
+        """How long the first slot that ran dry has waited for the last one; slots of crashed machines wait for none."""
         last: dict[tuple[str, int], float] = {
-            (machine.name, slot): 0.0 for machine in self.machines for slot in range(machine.slots)
+            (machine.name, slot): 0.0
+            for machine in self.machines
+            for slot in range(machine.slots)
+            if machine.name not in self.crashed
         }
         for execution in self.executions:
             key = (execution.worker_id, execution.slot)
-            last[key] = max(last[key], execution.ended_at)
+            if key in last:
+                last[key] = max(last[key], execution.ended_at)
         return self.makespan_s - min(last.values(), default=0.0)
 
 
@@ -125,7 +131,8 @@ def with_policies(strategy: str, make: Callable[[], BalancingPolicy], question: 
     cluster.run_to_the_end(limit_s=3600.0 + 4 * total_s / slowest)
     assert run.finished_at is not None
     verdicts: dict[Verdict, int] = run.counts or {}
-    return Answer(strategy, run.finished_at, question.bound_s, question.machines, cluster.executions, verdicts)
+    crashed = frozenset(crash.machine for crash in question.crashes)
+    return Answer(strategy, run.finished_at, question.bound_s, question.machines, cluster.executions, verdicts, crashed)
 
 
 def with_nodes(strategy: str, make: SchedulerFactory, question: Question, seed: int) -> Answer:
