@@ -12,7 +12,7 @@ from fleetest.core.quantities import Dimension, RequirementError, read_quantity
 from fleetest.core.requirements import merge_requirements
 
 NAMES = st.sampled_from(["os", "cuda", "gpu.model", "clock", "net_a-b"])
-WORDS = st.text("abcxyz0189.-_ ", min_size=1, max_size=8).map(str.strip).filter(bool)
+WORDS = st.text("abcxyz0189.-_ ", min_size=1, max_size=8).map(lambda text: " ".join(text.split())).filter(bool)
 VERSIONS = st.lists(st.integers(0, 30), min_size=1, max_size=4).map(lambda parts: ".".join(map(str, parts)))
 QUANTITIES = st.builds(
     "{}{}".format,
