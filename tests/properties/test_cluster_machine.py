@@ -35,6 +35,8 @@ REQUIREMENTS = [
     Requirements(constraints=(Constraint("cuda", Operator.GE, "12"),)),
     Requirements(locks=("db",)),
     Requirements(alone=True),
+    Requirements(workers=2),
+    Requirements(workers=3, locks=("db",)),
 ]
 VERDICTS = [Verdict.PASSED, Verdict.PASSED, Verdict.FAILED, Verdict.CRASHED, Verdict.SKIPPED, Verdict.TIMEOUT]
 LIMITS = Limits(

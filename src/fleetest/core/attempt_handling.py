@@ -8,8 +8,9 @@ from fleetest.core import events
 from fleetest.core.cluster import LONGEST_S, Cluster, VoidedLease
 from fleetest.core.commands import KillLeases, TaskOutcome
 from fleetest.core.entities import LiveLease, Slot, Task, Worker
+from fleetest.core.gang_attempts import GangAttempts
 from fleetest.core.lifecycle import TaskState, change_task
-from fleetest.core.model import AttemptResult, Lease, LeaseId, Verdict, WorkerId
+from fleetest.core.model import AttemptResult, GangPlace, Lease, LeaseId, Verdict, WorkerId
 from fleetest.core.task_handling import TaskHandling
 
 _SUCCESS = frozenset(verdict for verdict in Verdict if verdict.is_success)
@@ -18,22 +19,24 @@ _ENDED_FROM_OUTSIDE = frozenset(
 )
 
 
+_UNDER_WAY = frozenset({TaskState.LEASED, TaskState.RUNNING})
 _NOT_EXECUTED = frozenset({Verdict.CANCELLED, Verdict.QUARANTINED, Verdict.NOT_RUN})
 
 
 class AttemptHandling:
     def __init__(self, cluster: Cluster, tasks: TaskHandling) -> None:
         self._cluster, self._tasks = cluster, tasks
+        self._gangs = GangAttempts(cluster, tasks, self)
 
     # The slot's queue --------------------------------------------------------------------------------------------
 
-    def grant(self, slot: Slot, task: Task) -> None:
-        """Lease the queued task to the slot; or one that is under way once more, as its hedge."""
+    def grant(self, slot: Slot, task: Task, place: GangPlace | None = None) -> LiveLease:
+        """Lease the queued task to the slot; or one that is under way: to the next of its gang, or as a hedge."""
         cluster, run = self._cluster, task.run
         spec = task.spec
-        attempt = task.attempts + 1 if task.lease is None else _last_attempt(task) + 1
+        attempt = task.attempts + 1 if task.lease is None or place is not None else _last_attempt(task) + 1
         lease = Lease(
-            cluster.next_lease_id(), run.run_id, spec.task_id, spec.suite, attempt, spec.timeout_s, spec.variant
+            cluster.next_lease_id(), run.run_id, spec.task_id, spec.suite, attempt, spec.timeout_s, spec.variant, place
         )
         typical_s = cluster.predict_s(task)
         predicted_s = typical_s * cluster.balancing.slowness(slot.worker, task.task_class)
@@ -42,7 +45,7 @@ class AttemptHandling:
             change_task(task, TaskState.LEASED, cluster.now, live)
             task.lease = live
         else:
-            task.story.add(cluster.now, "hedged", live)
+            task.story.add(cluster.now, "hedged" if place is None else "leased too", live)
             task.extra_leases += (live,)
         if not slot.leases:
             slot.head_since = slot.unanswered_since = cluster.now
@@ -55,8 +58,13 @@ class AttemptHandling:
             cluster.placement.reserve(live)
         cluster.scheduling.charge(run, live.predicted_s)
         cluster.outbox.grant(slot, lease)
+        return live
 
-    def _end(self, live: LiveLease, used_s: float) -> None:
+    def grant_gang(self, task: Task, slots: Sequence[Slot]) -> None:
+        """Lease the queued task to all of these slots, which are empty and of distinct workers."""
+        self._gangs.grant(task, slots)
+
+    def end(self, live: LiveLease, used_s: float) -> None:
         """The lease is over: free what it held. ``used_s`` is what it cost, for fair share."""
         cluster, slot, task = self._cluster, live.slot, live.task
         lease_id = live.lease.lease_id
@@ -133,28 +141,49 @@ class AttemptHandling:
             self._predict_again(slot)
 
     def _finish(self, live: LiveLease, result: AttemptResult) -> None:
-        cluster, task, verdict = self._cluster, live.task, result.verdict
+        task, verdict = live.task, result.verdict
         run, slot = task.run, live.slot
-        duration_s = result.duration_s if 0.0 <= result.duration_s <= LONGEST_S else 0.0
+        duration_s = _duration_s(result)
         self._answered(slot, duration_s)
+        if task.gang is not None:
+            self._gangs.finished(live, result, duration_s)
+            return
         if task.extra_leases:
             if verdict in _NOT_EXECUTED:
                 self._drop(live, result, duration_s)
                 return
             self._supersede(task, live)
-        self._end(live, duration_s)
+        self.end(live, duration_s)
         task.attempts = max(task.attempts, live.lease.attempt)
+        self.learn(live, result, duration_s)
+        reason = ""
+        if run.cancellation is not None and live.kill_reason and verdict in _ENDED_FROM_OUTSIDE:
+            verdict, reason = Verdict.CANCELLED, live.kill_reason
+        self.conclude(live, verdict, result, reason)
+
+    def learn(self, live: LiveLease, result: AttemptResult, duration_s: float) -> None:
+        """An execution of the task ended: what it says of durations and of its worker."""
+        task, verdict = live.task, result.verdict
         if verdict not in _ENDED_FROM_OUTSIDE:
-            run.durations.add(duration_s)
+            task.run.durations.add(duration_s)
             task.group.durations.add(duration_s)
             set_up_s = result.setup_s if 0.0 <= result.setup_s <= duration_s else 0.0
             task.group.set_ups.add(set_up_s)
             task.group.longest_set_up_s = max(task.group.longest_set_up_s, set_up_s)
-        cluster.balancing.finished(slot.worker, live.typical_s, duration_s, verdict in _SUCCESS, live.task.task_class)
-        reason = ""
-        if run.cancellation is not None and live.kill_reason and verdict in _ENDED_FROM_OUTSIDE:
-            verdict, reason = Verdict.CANCELLED, live.kill_reason
-        retries = verdict.may_be_retried and task.retries_used < task.spec.retries and run.cancellation is None
+        worker, is_success = live.slot.worker, verdict in _SUCCESS
+        self._cluster.balancing.finished(worker, live.typical_s, duration_s, is_success, task.task_class)
+
+    def conclude(
+        self,
+        live: LiveLease,
+        verdict: Verdict,
+        result: AttemptResult,
+        reason: str,
+        members: tuple[TaskOutcome, ...] = (),
+    ) -> None:
+        """An attempt of a task that is no longer leased has this verdict: the task's, unless it is tried again."""
+        task, slot = live.task, live.slot
+        retries = verdict.may_be_retried and task.retries_used < task.spec.retries and task.run.cancellation is None
         outcome = TaskOutcome(
             task.spec.task_id,
             live.lease.attempt,
@@ -164,20 +193,22 @@ class AttemptHandling:
             slot.index,
             result,
             reason,
+            members=members,
         )
-        cluster.health.finished(live, verdict, duration_s, cluster.now, is_final=not retries)
+        cluster = self._cluster
+        cluster.health.finished(live, verdict, _duration_s(result), cluster.now, is_final=not retries)
         if retries:
-            cluster.outbox.outcome(run.run_id, outcome)
+            cluster.outbox.outcome(task.run.run_id, outcome)
             task.retries_used += 1
-            self._avoid(task, slot.worker.worker_id)
+            self.avoid(task, slot.worker.worker_id)
             self._tasks.queue([task], f"retry {task.retries_used} after {verdict.value}")
         else:
             self._tasks.finish(task, outcome)
 
     def _drop(self, live: LiveLease, result: AttemptResult, duration_s: float) -> None:
         """One of several attempts ended without an execution that says anything: the others decide."""
-        self._end(live, duration_s)
-        self._spend_attempt(live, "another attempt goes on", result)
+        self.end(live, duration_s)
+        self.spend_attempt(live, "another attempt goes on", result)
 
     def _supersede(self, task: Task, winner: LiveLease | None, reason: str = "") -> None:
         """End the other attempts of the task: what they still say is evidence, never a verdict."""
@@ -187,14 +218,14 @@ class AttemptHandling:
         for live in [live for live in task.live_leases if live is not winner]:
             slot = live.slot
             elapsed_s = cluster.now - slot.head_since if live.is_started and slot.head() is live else 0.0
-            self._end(live, elapsed_s)
+            self.end(live, elapsed_s)
             if live.is_started:
                 task.attempts = max(task.attempts, live.lease.attempt)
             if not live.kill_reason and slot.worker.is_linked:
                 cluster.outbox.add(KillLeases(slot.worker.worker_id, (live.lease_id,), reason))
-            self._mark_void(live, reason if live.is_started else "")
+            self.mark_void(live, reason if live.is_started else "")
 
-    def _mark_void(self, live: LiveLease, unsaid: str = "") -> None:
+    def mark_void(self, live: LiveLease, unsaid: str = "") -> None:
         run_id, worker_id = live.task.run.run_id, live.slot.worker.worker_id
         self._cluster.voided[live.lease_id] = VoidedLease(
             run_id, live.task.task_id, live.lease.attempt, worker_id, live.slot.index, unsaid
@@ -241,10 +272,12 @@ class AttemptHandling:
             live = self._live(lease_id, event.worker_id)
             if live is None or live.is_started:
                 continue
-            self._end(live, 0.0)
+            self.end(live, 0.0)
+            if live.task.gang is not None:
+                self._gangs.missing(live, f"returned by {event.worker_id}")
             (lacked if event.not_collectable else back).append(live.task)
         # Where another attempt goes on, nothing is to be done again.
-        again = [task for task in back + lacked if task.lease is None]
+        again = [task for task in back + lacked if task.lease is None and task.state in _UNDER_WAY]
         self._tasks.queue(again, f"returned by {event.worker_id}")
         if lacked:
             self._tasks.set_lacking(lacked, event.worker_id, lacks=True)
@@ -269,19 +302,22 @@ class AttemptHandling:
                 continue
             live.is_started = live.is_started or event.has_started
             task = live.task
-            self._end(live, 0.0)
+            self.end(live, 0.0)
             if live.is_started:
-                self._spend_attempt(live, event.reason)
                 task.losses += 1
+                if task.gang is None:
+                    self.spend_attempt(live, event.reason)
             else:
                 count += 1
                 task.infrastructure_failures += 1
-            self._avoid(task, event.worker_id)
-            if task.lease is not None:
+            self.avoid(task, event.worker_id)
+            if task.gang is not None:
+                self._gangs.missing(live, event.reason)
+            elif task.lease is not None:
                 self._judge_losses(task, event.reason)
             elif task.run.cancellation is not None:
                 self._tasks.cancel(task, was_running=live.is_started)
-            elif self._quarantined(task, event.reason):
+            elif self.quarantined(task, event.reason):
                 continue
             elif task.infrastructure_failures >= self._cluster.limits.infrastructure_failures_max:
                 self._tasks.finish_unexecuted(task, Verdict.NOT_RUN, f"could not be executed: {event.reason}")
@@ -307,6 +343,10 @@ class AttemptHandling:
                 again.append(live.task)
         self._tasks.queue(again, reason)
 
+    def gang_deadline(self, task: Task) -> None:
+        """See ``GangAttempts.deadline``."""
+        self._gangs.deadline(task)
+
     def void(self, live: LiveLease, reason: str) -> None:
         """Take one lease as lost although its worker lives."""
         if self._void_one(live, reason):
@@ -325,14 +365,17 @@ class AttemptHandling:
     def _void_one(self, live: LiveLease, reason: str) -> bool:
         """End the lease without its worker's word. True if the task is to be queued again."""
         task, slot = live.task, live.slot
-        self._end(live, 0.0)
-        self._mark_void(live)
-        self._avoid(task, slot.worker.worker_id)
+        self.end(live, 0.0)
+        self.mark_void(live)
+        self.avoid(task, slot.worker.worker_id)
         if live.is_started:
             task.losses += 1
+        if task.gang is not None:
+            self._gangs.missing(live, reason)
+            return False
         if task.lease is not None:
             if live.is_started:
-                self._spend_attempt(live, reason)
+                self.spend_attempt(live, reason)
             self._judge_losses(task, reason)
             return False
         if task.run.cancellation is not None:
@@ -341,15 +384,15 @@ class AttemptHandling:
             self._tasks.cancel(task, was_running=live.is_started)
             return False
         if live.is_started:
-            self._spend_attempt(live, reason)
-        return not self._quarantined(task, reason)
+            self.spend_attempt(live, reason)
+        return not self.quarantined(task, reason)
 
     def _judge_losses(self, task: Task, reason: str) -> None:
         """One attempt was lost and another goes on: nothing is queued, but the rule of losses holds."""
         if task.run.cancellation is None:
-            self._quarantined(task, reason)
+            self.quarantined(task, reason)
 
-    def _quarantined(self, task: Task, reason: str) -> bool:
+    def quarantined(self, task: Task, reason: str) -> bool:
         """End the task if it was lost so often that it must be the cause."""
         count = task.losses + task.near_losses
         if count < self._cluster.limits.attempts_lost_max:
@@ -358,7 +401,7 @@ class AttemptHandling:
         self._tasks.finish_unexecuted(task, Verdict.QUARANTINED, f"lost {count} times, last: {reason}")
         return True
 
-    def _spend_attempt(self, live: LiveLease, reason: str, result: AttemptResult | None = None) -> None:
+    def spend_attempt(self, live: LiveLease, reason: str, result: AttemptResult | None = None) -> None:
         """Put an attempt on record that gave no verdict."""
         task, slot = live.task, live.slot
         task.attempts = max(task.attempts, live.lease.attempt)
@@ -374,7 +417,7 @@ class AttemptHandling:
         )
         self._cluster.outbox.outcome(task.run.run_id, outcome)
 
-    def _avoid(self, task: Task, worker_id: WorkerId) -> None:
+    def avoid(self, task: Task, worker_id: WorkerId) -> None:
         """Prefer another worker for the next attempt; a group that is kept together stays where it is."""
         if not task.group.keep_together:
             task.avoid = (*(other for other in task.avoid if other != worker_id), worker_id)
@@ -423,3 +466,8 @@ class AttemptHandling:
 def _last_attempt(task: Task) -> int:
     """The highest number that any attempt of it has had."""
     return max(task.attempts, *(live.lease.attempt for live in task.live_leases))
+
+
+def _duration_s(result: AttemptResult) -> float:
+    """What the worker says, if it can be true."""
+    return result.duration_s if 0.0 <= result.duration_s <= LONGEST_S else 0.0

@@ -43,11 +43,16 @@ class ClosedFleet:
         hopeless: set[TaskClass] = {
             task_class
             for task_class in run.classes.values()
-            if self._is_answered(task_class.suite) and not placement.eligible_slots(task_class)
+            if self._is_answered(task_class.suite)
+            and (not placement.eligible_slots(task_class) or self._is_too_few(task_class))
         }
         if not hopeless:
             return []
         return [task for task in run.tasks.values() if task.state is TaskState.QUEUED and task.task_class in hopeless]
+
+    def _is_too_few(self, task_class: TaskClass) -> bool:
+        size = task_class.requirements.workers
+        return size > 1 and len(self._cluster.gangs.serving(task_class)) < size
 
     def _is_answered(self, suite: Suite) -> bool:
         """True if the suite is planned and every worker has said whether it can execute it."""

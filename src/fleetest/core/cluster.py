@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fleetest.core.alerts import Alerts
@@ -16,6 +16,7 @@ from fleetest.core.commands import (
 )
 from fleetest.core.deadlines import Deadlines
 from fleetest.core.entities import LiveLease, Run, Slot, Task, Worker
+from fleetest.core.gangs import Gangs
 from fleetest.core.model import Instant, Lease, LeaseId, Limits, RunId, TaskId, WorkerId
 from fleetest.core.placement import Placement
 from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy
@@ -108,6 +109,7 @@ class Cluster:
         self.deadlines = Deadlines()
         self.placement = Placement(self.workers)
         self.outbox = Outbox()
+        self.gangs = Gangs(self)
         self.asking: dict[Slot, None] = {}
         """Slots that changed during this event and may have room."""
         self.released_locks: set[str] = set()
@@ -144,6 +146,22 @@ class Cluster:
         if durations.count:
             return durations.total_s / durations.count
         return self.limits.unknown_task_s
+
+    def enqueue(self, tasks: Sequence[Task]) -> None:
+        """Queue them where they belong: gangs wait apart, the policy never sees them."""
+        single = [task for task in tasks if task.requirements.workers == 1]
+        if len(single) != len(tasks):
+            self.gangs.add(task for task in tasks if task.requirements.workers > 1)
+        if single:
+            self.scheduling.add_tasks(single, self.now)
+
+    def dequeue(self, tasks: Sequence[Task]) -> None:
+        """They are no longer queued (or are about to be queued again under another class)."""
+        single = [task for task in tasks if task.requirements.workers == 1]
+        if len(single) != len(tasks):
+            self.gangs.discard(task for task in tasks if task.requirements.workers > 1)
+        if single:
+            self.scheduling.discard_tasks(single)
 
     def ask(self, slots: Iterable[Slot]) -> None:
         for slot in slots:

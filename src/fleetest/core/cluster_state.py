@@ -159,11 +159,15 @@ class ClusterState:
                 self._attempts.overrun(subject[0])
             elif kind == "balance":
                 self._rebalancing.due()
+            elif kind == "gangs":
+                cluster.gangs.due()
             else:
                 run = cluster.runs.get(subject[0])
                 if run is not None and kind == "cancel":
                     assert run.cancellation is not None
                     self._runs.kill_all(run, run.cancellation.reason)
+                elif run is not None and kind == "gang":
+                    self._attempts.gang_deadline(run.tasks[subject[1]])
                 elif run is not None:
                     self._runs.give_up_killed(run)
 

@@ -106,6 +106,8 @@ class TaskOutcome:
     result: AttemptResult | None = None
     reason: str = ""
     is_superseded: bool = False
+    members: tuple[TaskOutcome, ...] = ()
+    """Of a gang: what each member said, in order of rank; ``result`` is then that of the one that decided."""
 
 
 @dataclass(frozen=True, slots=True)

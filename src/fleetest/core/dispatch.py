@@ -44,6 +44,22 @@ class Dispatch:
         touched: dict[Slot, None] = {}
         self._refused.clear()
         self.left_empty.clear()
+        cluster.gangs.advance(self._attempts.grant_gang)
+        self._fill_all(touched)
+        if cluster.gangs.reconsider(self._attempts.grant_gang, has_idle=bool(self.left_empty)):
+            self._fill_all(touched)
+        if self._put_back:
+            # Only now: a policy that insists would be asked for ever.
+            cluster.scheduling.add_tasks(
+                [task for task in self._put_back if task.state is TaskState.QUEUED], cluster.now
+            )
+            self._put_back = {}
+        for slot in touched:
+            if slot.worker.worker_id in cluster.workers:
+                self._tell_if_idle(slot)
+
+    def _fill_all(self, touched: dict[Slot, None]) -> None:
+        """Until nobody asks any more; ``touched`` gets who did."""
         while True:
             asking, offered = self._collect()
             if not asking and not offered:
@@ -57,15 +73,6 @@ class Dispatch:
                 # Who has just got its first lease is asked again in the second round, for a successor.
                 asking += self._offer(offered, room)
             touched.update(dict.fromkeys(asking))
-        if self._put_back:
-            # Only now: a policy that insists would be asked for ever.
-            cluster.scheduling.add_tasks(
-                [task for task in self._put_back if task.state is TaskState.QUEUED], cluster.now
-            )
-            self._put_back = {}
-        for slot in touched:
-            if slot.worker.worker_id in cluster.workers:
-                self._tell_if_idle(slot)
 
     def empty_slots(self) -> list[Slot]:
         """Slots of workers that accept work which have no lease."""
@@ -105,7 +112,7 @@ class Dispatch:
 
     def _room(self, slot: Slot) -> Room:
         worker = slot.worker
-        if not worker.accepts or worker.alone is not None or slot.is_shunned:
+        if not worker.accepts or worker.alone is not None or slot.is_shunned or slot.is_held:
             return Room.BLOCKED
         if worker.is_on_probation and worker.lease_count:
             return Room.BLOCKED
@@ -208,7 +215,7 @@ class Dispatch:
     def may_have(self, slot: Slot, task: Task) -> bool:
         """The core's own judgement of what a policy proposes."""
         placement, worker = self._cluster.placement, slot.worker
-        if not placement.is_eligible(task.task_class, worker) or worker.alone is not None:
+        if not placement.is_eligible(task.task_class, worker) or worker.alone is not None or slot.is_held:
             return False
         if worker.is_on_probation and worker.lease_count:
             return False

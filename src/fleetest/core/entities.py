@@ -8,6 +8,7 @@ from typing import Any
 
 from fleetest.core.lifecycle import Story, TaskState, WorkerState
 from fleetest.core.model import (
+    AttemptResult,
     Capabilities,
     Instant,
     Lease,
@@ -207,6 +208,8 @@ class Task:
     """Times its lease was asked back for the sake of balance."""
     lease: LiveLease | None = None
     """The first of its live leases."""
+    gang: Gang | None = None
+    """Who executes it together, if it is under way and needs several workers."""
     extra_leases: tuple[LiveLease, ...] = ()
     """Its further live leases: those of the other members of a gang, or of a hedge."""
     verdict: Verdict | None = None
@@ -238,6 +241,29 @@ class Task:
 
     def __str__(self) -> str:
         return f"task {self.spec.task_id!r}"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Gang:
+    """One attempt of a task that several workers execute together."""
+
+    members: tuple[LiveLease, ...]
+    """In order of rank; those that ended are not live any more."""
+    started_at: Instant
+    """When all of them were granted."""
+    results: dict[LeaseId, AttemptResult] = field(default_factory=dict)
+    lost_because: str = ""
+    """Set if a member is missing without whom there can be no verdict."""
+    ending_because: str = ""
+    """Set once the others are to end soon."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Gathering:
+    """Slots of distinct workers that run dry for a waiting gang: all of them, or the gang gathers nothing."""
+
+    task: Task
+    slots: list[Slot]
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -281,6 +307,8 @@ class Slot:
     """When it was granted something while it was empty; None once its worker has said anything of that."""
     is_shunned: bool = False
     """Its head ran far longer than predicted and what waited behind it was taken away."""
+    is_held: bool = False
+    """It runs dry for a gang and gets nothing else."""
     predicted_at_s: float | None = None
     """The mean of the run's durations when ``queued_s`` was last summed up."""
 
@@ -328,6 +356,12 @@ class Worker:
     is_counted: bool = False
     heartbeat_interval_s: float = 0.0
     """What it was told."""
+    address: str = ""
+    """Under which other machines reach it."""
+    gathering: Gathering | None = None
+    """The waiting gang that it is kept for."""
+    rests_until: Instant = 0.0
+    """Until then other runs' work goes before the next gang."""
     last_seen: Instant = 0.0
 
     @property

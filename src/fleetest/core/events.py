@@ -87,6 +87,8 @@ class WorkerJoined:
     held_leases: tuple[LeaseId, ...] = ()
     has_probe: bool = False
     """A new session gets no work until ``WorkerProbed`` says that its probe passed."""
+    address: str = ""
+    """Host name or number under which other machines reach it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
         return "no worker that fits takes new work: " + ", ".join(
             f"{worker.worker_id} is {worker.state.value}" for worker in ready[:3]
         )
+    if task.requirements.workers > 1:
+        return cluster.gangs.why(task)
     return _why_not_free(cluster, task, accepting)
 
 

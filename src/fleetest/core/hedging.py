@@ -8,7 +8,11 @@ from fleetest.core.entities import LiveLease, Task
 def may_be_hedged(task: Task) -> bool:
     """False for what must not be executed twice at the same time, or not apart from its group."""
     requirements = task.requirements
-    return task.spec.hedge and not (requirements.locks or requirements.alone or task.group.keep_together)
+    return (
+        task.spec.hedge
+        and requirements.workers == 1
+        and not (requirements.locks or requirements.alone or task.group.keep_together)
+    )
 
 
 def may_hedge(live: LiveLease) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from fleetest.core.cluster import Cluster
 from fleetest.core.cluster_state import ClusterState
-from fleetest.core.entities import Run, Task, Worker
+from fleetest.core.entities import LiveLease, Run, Slot, Task, Worker
 from fleetest.core.hedging import may_be_hedged
 from fleetest.core.lifecycle import Story, TaskState
 from fleetest.core.standing import standing
@@ -24,6 +25,7 @@ def check(state: ClusterState) -> None:
     for worker in cluster.workers.values():
         _check_worker(cluster, worker)
     _check_leases(cluster)
+    _check_gatherings(cluster)
     _check_counts(cluster)
 
 
@@ -49,11 +51,13 @@ def _check_run(cluster: Cluster, run: Run) -> None:
         if task.state is TaskState.QUEUED:
             queued[task.task_class] = queued.get(task.task_class, 0) + 1
             _demand(run.cancellation is None, f"{task} is queued in a cancelled run", story)
+        _demand(task.gang is None or under_way, f"{task} has a gang and no lease", story)
         _demand(task.task_class.lacking == task.lacking, f"{task} is filed under what others lack", story)
     _demand(len(run.tasks) - finished == run.unfinished, f"{run}: {run.unfinished} unfinished is wrong")
     _demand(sum(run.counts.values()) == finished, f"{run}: its counts are wrong")
     for task_class in run.classes.values():
-        waiting = cluster.scheduling.waiting(task_class)
+        queue = cluster.gangs if task_class.requirements.workers > 1 else cluster.scheduling
+        waiting = queue.waiting(task_class)
         _demand(waiting == queued.get(task_class, 0), f"{run}: the scheduler has {waiting} of a class")
     settled = all(suite.is_settled for suite in run.suites.values())
     _demand(not (settled and run.unfinished == 0), f"{run} should have ended")
@@ -67,10 +71,50 @@ def _check_leases_of(cluster: Cluster, task: Task) -> None:
     _demand(is_started == (task.state is TaskState.RUNNING), f"{task}: started", story)
     workers = {live.slot.worker.worker_id for live in leases}
     _demand(len(workers) == len(leases), f"{task} has two leases on one worker", story)
-    if len(leases) > 1:
+    if task.requirements.workers > 1:
+        _check_gang(task, leases)
+    elif len(leases) > 1:
         _demand(len(leases) == 2, f"{task} is hedged more than once", story)
         _demand(len({live.lease.attempt for live in leases}) == 2, f"{task}: its hedge is no attempt of its own", story)
         _demand(may_be_hedged(task), f"{task} must not be hedged", story)
+
+
+def _check_gang(task: Task, leases: Sequence[LiveLease]) -> None:
+    """All or nothing: every member was granted at once, and those that are not live have ended or are missing."""
+    story, gang = task.story, task.gang
+    _demand(gang is not None, f"{task} is under way without its gang", story)
+    assert gang is not None
+    size = task.requirements.workers
+    _demand(len({live.slot.worker.worker_id for live in gang.members}) == size, f"{task}: its gang is not whole", story)
+    _demand(set(leases) <= set(gang.members), f"{task} has a lease outside of its gang", story)
+    places = [live.lease.gang for live in gang.members]
+    for rank, place in enumerate(places):
+        _demand(place is not None and (place.rank, place.size) == (rank, size), f"{task}: places in its gang", story)
+    _demand(len({place.gang_id for place in places if place}) == 1, f"{task}: two gangs at once", story)
+    ended = [live for live in gang.members if live not in leases]
+    _demand(
+        all(live.lease_id in gang.results for live in ended) or bool(gang.ending_because),
+        f"{task}: a member is missing and nobody ends the others",
+        story,
+    )
+
+
+def _check_gatherings(cluster: Cluster) -> None:
+    held: set[Slot] = set()
+    gathered: set[Worker] = set()
+    for gathering in cluster.gangs.gatherings:
+        task = gathering.task
+        workers = {slot.worker for slot in gathering.slots}
+        _demand(task.state is TaskState.QUEUED, f"{task} gathers and does not wait", task.story)
+        _demand(len(workers) == task.requirements.workers, f"{task} gathers an incomplete gang", task.story)
+        _demand(workers.isdisjoint(gathered), f"{task} gathers a worker of another gang", task.story)
+        gathered |= workers
+        for slot in gathering.slots:
+            held.update(slot.worker.slots if task.requirements.alone else (slot,))
+    for worker in cluster.workers.values():
+        _demand((worker.gathering is not None) == (worker in gathered), f"{worker}: gathering is wrong", worker.story)
+        for slot in worker.slots:
+            _demand(slot.is_held == (slot in held), f"{slot}: held is wrong", worker.story)
 
 
 def _check_worker(cluster: Cluster, worker: Worker) -> None:
@@ -96,7 +140,9 @@ def _check_worker(cluster: Cluster, worker: Worker) -> None:
             for name, amount in requirements.resources:
                 reserved[name] = reserved.get(name, 0.0) + amount
             for name in requirements.locks:
-                _demand(cluster.placement.locks.get(name) is live, f"{live.task} runs without lock {name}", story)
+                # The first live member of a gang holds it for all of them.
+                holder = cluster.placement.locks.get(name)
+                _demand(holder is live.task.lease, f"{live.task} runs without lock {name}", story)
     _demand(count == worker.lease_count, f"{worker}: {worker.lease_count} leases is wrong", story)
     for name, total in worker.capabilities.resources.items():
         expected = total - reserved.get(name, 0.0)

@@ -205,6 +205,20 @@ class AttemptResult:
 
 
 @dataclass(frozen=True, slots=True)
+class GangPlace:
+    """The place of one member in a gang: workers that execute one task together. Both lists are in order of rank."""
+
+    gang_id: str
+    """Unique within one epoch; another attempt is another gang."""
+    rank: int
+    """From 0."""
+    size: int
+    hosts: tuple[str, ...]
+    """Addresses under which the members reach each other."""
+    workers: tuple[WorkerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The right to execute one attempt on one slot of one worker."""
 
@@ -217,6 +231,8 @@ class Lease:
     timeout_s: float | None = None
     variant: str = ""
     """That of the task: the worker knows the test by its id without it."""
+    gang: GangPlace | None = None
+    """Set if others execute this attempt together with this worker."""
 
     @property
     def base_id(self) -> TaskId:

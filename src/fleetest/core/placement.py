@@ -24,6 +24,10 @@ class Placement:
         self._special: dict[int, tuple[int, int]] = {}
         self.accepting_slots = 0
         self.locks: dict[str, LiveLease] = {}
+        self.claimed_locks: set[str] = set()
+        """Locks that a gathering gang gets next."""
+        self.generation = 0
+        """Grows with every change of who accepts what."""
 
     # Kinds ---------------------------------------------------------------------------------------------------
 
@@ -85,6 +89,7 @@ class Placement:
 
     def recount(self, worker: Worker) -> None:
         """Call after the worker's state or readiness changed: counts its slots where it now accepts work."""
+        self.generation += 1
         accepts = worker.accepts
         wanted = worker.ready_suites if accepts else set()
         slots = len(worker.slots)
@@ -114,6 +119,14 @@ class Placement:
     def is_scarce(self, task_class: TaskClass) -> bool:
         """True if some worker that accepts work can never serve this class."""
         return not task_class.kind.is_plain and self.eligible_slots(task_class) < task_class.suite.ready_total
+
+    def serves(self, task_class: TaskClass, worker: Worker) -> bool:
+        """True if the worker accepts work and could run this class, also if others are preferred to it."""
+        return (
+            task_class.suite in worker.counted_in
+            and worker.worker_id not in task_class.lacking
+            and self.fits(task_class.kind, worker.capability_kind)
+        )
 
     def is_eligible(self, task_class: TaskClass, worker: Worker) -> bool:
         """True if the worker accepts work and could run this class when its resources are free."""
@@ -181,6 +194,15 @@ class Placement:
 
     def can_reserve(self, worker: Worker, requirements: Requirements) -> bool:
         """True if the resources and locks are free now (whether the worker must be idle is not looked at)."""
+        gathering = worker.gathering
+        if gathering is not None and _share_resources(gathering.task.requirements, requirements):
+            return False
+        if self.claimed_locks and not self.claimed_locks.isdisjoint(requirements.locks):
+            return False
+        return self.has_free(worker, requirements)
+
+    def has_free(self, worker: Worker, requirements: Requirements) -> bool:
+        """The same for a gang that they are kept for."""
         if worker.alone is not None:
             return False
         free = worker.free
@@ -191,10 +213,14 @@ class Placement:
     def reserve(self, lease: LiveLease) -> None:
         """Hold what the lease's task needs. Everything must be free."""
         worker, requirements = lease.slot.worker, lease.task.requirements
-        assert self.can_reserve(worker, requirements), f"{lease.task} reserves what is not free"
+        # The first member of a gang holds its locks.
+        locks = requirements.locks if lease.task.lease is lease else ()
+        is_free = worker.alone is None and not any(name in self.locks for name in locks)
+        assert is_free, f"{lease.task} reserves what is not free"
         for name, amount in requirements.resources:
             worker.free[name] = worker.free.get(name, 0.0) - amount
-        for name in requirements.locks:
+            assert worker.free[name] >= -1e-9 * max(1.0, amount), f"{lease.task} reserves {name} that is not free"
+        for name in locks:
             self.locks[name] = lease
         if requirements.alone:
             worker.alone = lease
@@ -209,5 +235,13 @@ class Placement:
         for name in requirements.locks:
             if self.locks.get(name) is lease:
                 del self.locks[name]
+                if lease.task.lease is not None:
+                    # The others of its gang go on.
+                    self.locks[name] = lease.task.lease
         if worker.alone is lease:
             worker.alone = None
+
+
+def _share_resources(one: Requirements, other: Requirements) -> bool:
+    names = {name for name, _ in one.resources}
+    return any(name in names for name, _ in other.resources)

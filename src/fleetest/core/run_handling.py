@@ -96,7 +96,7 @@ class RunHandling:
     def _make_tasks(self, suite: Suite, specs: Sequence[TaskSpec]) -> list[Task]:
         run, cluster = suite.run, self._cluster
         together = _kept_together(specs)
-        groups: dict[str, TaskGroup] = {}
+        groups: dict[tuple[str, bool], TaskGroup] = {}
         classes: dict[Requirements, TaskClass] = {}
         tasks = []
         position = len(run.tasks)
@@ -104,10 +104,13 @@ class RunHandling:
             if spec.task_id in run.tasks:
                 continue
             spec = _with_sane_times(spec)
-            requirements, priority = together.get(spec.group, (spec.requirements, spec.priority))
-            group = groups.get(spec.group)
+            is_kept = spec.group in together and spec.requirements.workers == 1
+            requirements, priority = spec.requirements, spec.priority
+            if is_kept:
+                requirements, priority = together[spec.group]
+            group = groups.get((spec.group, is_kept))
             if group is None:
-                group = groups[spec.group] = TaskGroup(spec.group, spec.group in together)
+                group = groups[spec.group, is_kept] = TaskGroup(spec.group, is_kept)
             task_class = classes.get(requirements)
             task = Task(
                 spec,
@@ -269,10 +272,10 @@ def _with_sane_times(spec: TaskSpec) -> TaskSpec:
 
 
 def _kept_together(specs: Sequence[TaskSpec]) -> dict[str, tuple[Requirements, int]]:
-    """What a whole group needs, and its priority, for groups that must stay on one slot."""
+    """What a whole group needs, and its priority, for groups that must stay on one slot; gangs have several."""
     together: dict[str, tuple[Requirements, int]] = {}
     for spec in specs:
-        if spec.keep_together:
+        if spec.keep_together and spec.requirements.workers == 1:
             requirements, priority = together.get(spec.group, (spec.requirements, spec.priority))
             together[spec.group] = (
                 merge_requirements(requirements, spec.requirements),

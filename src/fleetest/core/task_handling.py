@@ -32,7 +32,7 @@ class TaskHandling:
             queued.setdefault(task.suite.run, []).append(task)
         for ready in queued.values():
             change_tasks(ready, TaskState.QUEUED, cluster.now, detail)
-            cluster.scheduling.add_tasks(ready, cluster.now)
+            cluster.enqueue(ready)
 
     def cancel(self, task: Task, *, was_running: bool = False) -> None:
         """End a task of a cancelled run that has no lease (any more)."""
@@ -57,7 +57,7 @@ class TaskHandling:
     def _settle(self, task: Task, outcome: TaskOutcome) -> None:
         run, verdict = task.run, outcome.verdict
         if task.state is TaskState.QUEUED:
-            self._cluster.scheduling.discard_tasks((task,))
+            self._cluster.dequeue((task,))
         assert task.lease is None, f"{task} ends while {task.lease} lives"
         change_task(task, TaskState.FINISHED, self._cluster.now, outcome.reason or verdict._value_)
         task.verdict, task.reason = verdict, outcome.reason
@@ -115,11 +115,11 @@ class TaskHandling:
                 moved.append(task)
             else:
                 task.task_class = cluster.placement.task_class(task)
-        cluster.scheduling.discard_tasks(moved)
+        cluster.dequeue(moved)
         for task in moved:
             task.task_class = cluster.placement.task_class(task)
         if moved:
-            cluster.scheduling.add_tasks(moved, cluster.now)
+            cluster.enqueue(moved)
 
     def review(self, suite: Suite) -> None:
         """End what no live worker can execute: nobody has the suite, or nobody collected the id."""

@@ -67,6 +67,7 @@ class WorkerHandling:
             cluster.placement.capability_kind(event.capabilities),
             free=dict(event.capabilities.resources),
             last_seen=cluster.now,
+            address=event.address,
         )
         worker.story.add(cluster.now, "joined", f"session {event.session}")
         worker.slots = [Slot(worker, index) for index in range(event.slots)]
@@ -76,7 +77,7 @@ class WorkerHandling:
         """The same session: what it still executes goes on, the rest is queued again."""
         cluster = self._cluster
         cluster.deadlines.cancel(("reconnect", worker.worker_id))
-        worker.last_seen = cluster.now
+        worker.last_seen, worker.address = cluster.now, event.address
         self._standing.clear(worker.worker_id, Cause.SUSPECT)
         self._watch(worker)
         held = set(event.held_leases)

@@ -229,6 +229,9 @@ class SimulatedWorker:
         behaviour = self.around.behave(lease.task_id, lease.attempt)
         self.tell(events.AttemptsStarted(self.worker_id, (lease.lease_id,)))
         duration_s, verdict = behaviour.duration_s * self.slowness, behaviour.verdict
+        if lease.gang is not None and lease.gang.rank:
+            # The first member decides.
+            verdict = Verdict.PASSED
         if lease.timeout_s is not None and duration_s > lease.timeout_s:
             duration_s, verdict = lease.timeout_s, Verdict.TIMEOUT
         clock.call_later(duration_s, self._ended, slot, lease, verdict, behaviour.kills_worker)

@@ -54,6 +54,14 @@ SPECIAL = (
     Requirements(constraints=(AnyOf((CUDA, Constraint("os", Operator.EQ, "windows"))),)),
     Requirements(prefers=(Constraint("python", Operator.GE, "3.12"),)),
 )
+GANGS = (
+    Requirements(workers=2),
+    Requirements(workers=2),
+    Requirements(workers=3),
+    Requirements(workers=2, locks=("db",)),
+    Requirements(workers=2, alone=True),
+)
+"""For fleets of at least three workers that all have the tests."""
 VERDICTS = [*[Verdict.PASSED] * 8, Verdict.FAILED, Verdict.FAILED, Verdict.SKIPPED, Verdict.ERROR, Verdict.CRASHED]
 
 
@@ -99,8 +107,8 @@ def random_limits(rnd: random.Random) -> Limits:
     )
 
 
-def random_tasks(rnd: random.Random, count: int) -> list[TaskSpec]:
-    """Dependencies are on earlier tasks, or circular or unknown now and then."""
+def random_tasks(rnd: random.Random, count: int, *, gangs: float = 0.0) -> list[TaskSpec]:
+    """Dependencies are on earlier tasks, or circular or unknown now and then. ``gangs``: the part that is gangs."""
     special = rnd.choice([0.0, 0.2, 0.6])
     groups = rnd.choice([1, 3, 8, count])
     kept = set(rnd.sample(range(groups), k=min(groups, rnd.choice([0, 0, 1, 2]))))
@@ -118,7 +126,7 @@ def random_tasks(rnd: random.Random, count: int) -> list[TaskSpec]:
                 TaskId(f"t{number}"),
                 group=f"g{group}",
                 keep_together=group in kept,
-                requirements=rnd.choice(SPECIAL) if rnd.random() < special else NO_REQUIREMENTS,
+                requirements=_random_requirements(rnd, special, gangs),
                 priority=rnd.choice([0, 0, 0, 1, -1]),
                 retries=rnd.choice([0, 0, 0, 1, 2]),
                 depends_on=depends_on,
@@ -128,6 +136,12 @@ def random_tasks(rnd: random.Random, count: int) -> list[TaskSpec]:
             )
         )
     return tasks
+
+
+def _random_requirements(rnd: random.Random, special: float, gangs: float) -> Requirements:
+    if gangs and rnd.random() < gangs:
+        return rnd.choice(GANGS)
+    return rnd.choice(SPECIAL) if rnd.random() < special else NO_REQUIREMENTS
 
 
 def random_fleet(
@@ -143,7 +157,9 @@ def random_fleet(
         seed, limits, policies=Policies(balancing=balancing), after_event=after_event, trace=trace
     )
     fleet = RandomFleet(seed, cluster, rnd.choice([5.0, 15.0, 30.0]), rnd.choice([0.15, 0.4, 1.0, 3.0]))
-    for number in range(rnd.randint(1, 5)):
+    worker_count = rnd.randint(1, 5)
+    gangs = rnd.choice([0.0, 0.1, 0.4]) if worker_count >= 3 else 0.0
+    for number in range(worker_count):
         capabilities = ALL if number == 0 else rnd.choice(KINDS)
         joins_at = 0.0 if number == 0 or rnd.random() < 0.7 or not limits.workers_may_join else rnd.uniform(0.5, 15.0)
         slots, slowness = rnd.randint(1, 4), rnd.choice([1.0, 1.0, 1.0, 2.0, 0.5])
@@ -152,7 +168,7 @@ def random_fleet(
         cluster.clock.step()
     fleet.submissions = rnd.randint(1, 3)
     for number in range(fleet.submissions):
-        _plan_run(rnd, fleet, number)
+        _plan_run(rnd, fleet, number, gangs)
     return fleet
 
 
@@ -160,10 +176,12 @@ def _join(cluster: SimulatedCluster, name: str, slots: int, capabilities: Capabi
     cluster.add_worker(name, slots, capabilities, slowness=slowness)
 
 
-def _plan_run(rnd: random.Random, fleet: RandomFleet, number: int) -> None:
+def _plan_run(rnd: random.Random, fleet: RandomFleet, number: int, gangs: float) -> None:
     """One run: when it is submitted, what its tests do, who cannot execute which, and whether it is cancelled."""
     cluster = fleet.cluster
-    tasks = [_renamed(task, f"r{number}-") for task in random_tasks(rnd, rnd.choice([0, 1, 8, 20, 40, 60, 90]))]
+    tasks = [
+        _renamed(task, f"r{number}-") for task in random_tasks(rnd, rnd.choice([0, 1, 8, 20, 40, 60, 90]), gangs=gangs)
+    ]
     killers = rnd.choice([0.0, 0.0, 0.02])
     for task in tasks:
         duration_s = rnd.choice([0.001, 0.02, 0.1, 0.5, 2.0])
@@ -174,9 +192,11 @@ def _plan_run(rnd: random.Random, fleet: RandomFleet, number: int) -> None:
     for index in range(1, 5):
         name = WorkerId(f"w{index}")
         if rnd.random() < 0.2:
-            lacked = frozenset(task.task_id for task in tasks if rnd.random() < 0.2)
+            # A gang that too few workers have collected would wait for ever.
+            singles = [task.task_id for task in tasks if task.requirements.workers == 1]
+            lacked = frozenset(task_id for task_id in singles if rnd.random() < 0.2)
             cluster.missing[name] = cluster.missing.get(name, frozenset()) | lacked
-        if rnd.random() < 0.1:
+        if rnd.random() < 0.1 and not gangs:
             cluster.unavailable[name] = cluster.unavailable.get(name, frozenset()) | {run_id}
     event = events.RunSubmitted(run_id, owner=rnd.choice(["ann", "bob"]), priority=rnd.choice([0, 0, 1]))
     at = 0.0 if number == 0 else rnd.uniform(0.0, 5.0)
