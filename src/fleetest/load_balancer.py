@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fleetest.balancing.expectation import Expectation, kind_of
-from fleetest.balancing.hedging import Hedging
+from fleetest.balancing.hedging import Hedging, count_hedges
 from fleetest.balancing.loads import overloaded, underutilised
 from fleetest.balancing.migration import Migration
-from fleetest.balancing.receivers import Receivers
-from fleetest.balancing.scoring import fit_of, free_of, locality_of
+from fleetest.balancing.receivers import Receivers, worth_a_look
+from fleetest.balancing.scoring import fit_of, free_of, locality_of, preference_of
 from fleetest.balancing.speeds import WorkerSpeeds
 from fleetest.core.entities import Slot, Task, TaskClass, Worker
 from fleetest.core.model import Instant, Limits, WorkerId
@@ -159,6 +159,7 @@ class LoadBalancer:
         speed        slowness of the fastest worker / its own, for this kind of task
         reliability  halved by an infrastructure failure, recovers by a tenth with every execution that ends
         locality     1 where the task's group is (or if it is nowhere), else t / (t + set-up of its shared fixtures)
+        preference   (1 + the share of its preferences that hold there) / 2
 
         where t is the expected duration of the task there.
         """
@@ -172,14 +173,15 @@ class LoadBalancer:
             speed=min(1.0, self._speeds.fastest(kind) / self._speeds.slowness(worker.worker_id, kind)),
             reliability=self.reliability(worker),
             locality=locality_of(worker, task, expected_s),
+            preference=preference_of(placement, worker, task),
         )
 
     # Moving work -------------------------------------------------------------------------------------------------
 
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
-        receivers = Receivers(idle, self.order)
-        busy = list(busy)
-        moves = self._migration.propose(receivers, busy, now)
+        receivers, busy = Receivers(idle, self.order), list(busy)
+        slots = worth_a_look(busy, len(receivers), now)
+        moves = self._migration.propose(receivers, slots, now)
         if receivers:
-            return [*moves, *self._hedging.propose(receivers, busy, now)]
+            return [*moves, *self._hedging.propose(receivers, slots, now, count_hedges(busy))]
         return moves

@@ -88,6 +88,18 @@ def test_the_parts_of_a_score_are_visible(cluster):
     assert scores(cluster, "cuda")["special"].fit == 1.0, "what the task needs does not lie idle"
 
 
+def test_a_worker_with_what_the_task_prefers_scores_higher(cluster):
+    cluster.join("ssd", capabilities=Capabilities({"ssd": ("yes",)}))
+    cluster.join("plain", capabilities=Capabilities({"ssd": ("no",)}))
+    wishes = parse_options({"prefer": "ssd=yes"}).requirements
+    cluster.submit(task("first"), task("wishful", requirements=wishes), ready=False)
+    for name in ("ssd", "plain"):
+        cluster.state.cluster.workers[name].counted_in.update(cluster.state.cluster.runs[RUN].suites.values())
+    found = scores(cluster, "wishful")
+    assert (found["ssd"].preference, found["plain"].preference) == (1.0, 0.5)
+    assert scores(cluster, "first")["plain"].preference == 1.0
+
+
 def test_the_place_of_a_group_scores_higher_by_what_its_fixtures_cost(cluster):
     cluster.join("there")
     cluster.join("elsewhere")

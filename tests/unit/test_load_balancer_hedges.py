@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fleetest.balancing.hedging import HEDGE_FACTOR, HEDGE_MIN_S
+from fleetest.balancing.receivers import worth_a_look
 from fleetest.core import events
 from fleetest.core.model import Capabilities, Limits, WorkerId
 from fleetest.core.requirements import parse_options
@@ -175,3 +176,12 @@ def test_a_second_look_does_not_hedge_twice(cluster):
     cluster.wait(60.0)
     planned = cluster.state.cluster.runs[RUN].tasks["a"]
     assert len(planned.extra_leases) == 1
+
+
+def test_in_a_large_fleet_those_that_end_last_are_looked_at(cluster, monkeypatch):
+    monkeypatch.setattr("fleetest.balancing.receivers.LOOKED_AT", 0)
+    running(cluster, *(task(f"{number}", expected_s=1.0 + number) for number in range(12)))
+    slots = worth_a_look(cluster.state.cluster.busy, 1, cluster.now)
+    assert [slot.head().task.task_id for slot in slots] == ["11", "10", "9", "8"]
+    monkeypatch.undo()
+    assert len(worth_a_look(cluster.state.cluster.busy, 1, cluster.now)) == 12

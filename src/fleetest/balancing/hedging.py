@@ -22,22 +22,24 @@ HEDGE_SHARE = 0.25
 _SUSPECT = frozenset({WorkerState.SUSPECT, WorkerState.DISCONNECTED})
 
 
+def count_hedges(busy: Iterable[Slot]) -> int:
+    """Tasks that are executed twice."""
+    heads = [head for slot in busy for head in [slot.head()] if head is not None and head.task.extra_leases]
+    return len({head.task for head in heads if head.task.requirements.workers == 1})
+
+
 class Hedging:
     """``latency_s``: how long a worker takes to answer."""
 
     def __init__(self, placement: Placement, expectation: Expectation, latency_s: Callable[[Worker], float]) -> None:
         self._placement, self._expectation, self._latency_s = placement, expectation, latency_s
 
-    def propose(self, receivers: Receivers, busy: Iterable[Slot], now: Instant) -> list[Hedge]:
+    def propose(self, receivers: Receivers, busy: Iterable[Slot], now: Instant, hedges_live: int) -> list[Hedge]:
         """At most one for a task and one to a slot; those on suspect workers first, then what would end last."""
         late: list[tuple[bool, float, LiveLease]] = []
-        hedged = set()
         for slot in busy:
             head = slot.head()
             if head is None:
-                continue
-            if head.task.extra_leases:
-                hedged.add(head.task)
                 continue
             elapsed_s = now - slot.head_since
             if max(elapsed_s, head.predicted_s) < HEDGE_MIN_S / 4 or not may_hedge(head):
@@ -46,7 +48,7 @@ class Hedging:
             is_suspect = slot.worker.state in _SUSPECT
             if is_suspect or rest_s >= HEDGE_MIN_S:
                 late.append((is_suspect, rest_s, head))
-        room = max(1, int(HEDGE_SHARE * self._placement.accepting_slots)) - len(hedged)
+        room = max(1, int(HEDGE_SHARE * self._placement.accepting_slots)) - hedges_live
         late.sort(key=lambda entry: (not entry[0], -entry[1]))
         hedges: list[Hedge] = []
         for is_suspect, rest_s, live in late:

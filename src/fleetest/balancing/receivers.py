@@ -1,13 +1,27 @@
-"""The idle slots of one look, by worker, best worker first."""
+"""Who takes part in one look: the idle slots, by worker, best worker first; and the busy ones worth a look."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from heapq import nlargest
 
 from fleetest.core.entities import Slot, Worker
+from fleetest.core.model import Instant
 
 TRIED_PER_KIND = 8
 """Workers with equal capabilities that are tried for one piece of work: if so many cannot take it, few others can."""
+
+LOOKED_AT = 1000
+"""Busy slots that are looked at closely, and four more for each idle one: in a larger fleet those that end last."""
+
+
+def worth_a_look(busy: Iterable[Slot], idle_count: int, now: Instant) -> list[Slot]:
+    """The busy slots of workers that take no work, then those with most queued work and longest running tests."""
+    slots = list(busy)
+    count = LOOKED_AT + 4 * idle_count
+    if len(slots) <= count:
+        return slots
+    return nlargest(count, slots, key=lambda slot: (not slot.worker.accepts, slot.queued_s + now - slot.head_since))
 
 
 class Receivers:

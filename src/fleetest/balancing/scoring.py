@@ -27,3 +27,8 @@ def locality_of(worker: Worker, task: Task, expected_s: float) -> float:
     if not group.set_up_s or any(live.task.group is group for slot in worker.slots for live in slot.leases.values()):
         return 1.0
     return expected_s / (expected_s + group.set_up_s) if expected_s else 0.5
+
+
+def preference_of(placement: Placement, worker: Worker, task: Task) -> float:
+    """1 where everything holds that the task prefers, 0.5 where nothing of it does."""
+    return (1.0 + placement.preference(task.task_class.kind, worker.capability_kind)) / 2
