@@ -13,15 +13,43 @@ import click
 
 from fleetest.errors import ExitStatus, UserError
 
-_COMMANDS = {
-    "run": "Run tests on a fleet: pytest arguments, or a suite.toml.",
-    "history": "What was run before: runs, slowest, flakiest, failures.",
-    "simulate": "What if: a suite on a fleet that need not exist.",
-    "coordinator": "Serve a fleet that workers and clients connect to.",
-    "worker": "Offer this machine to a coordinator.",
-    "version": "Print the version.",
+_SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Run tests": {
+        "run": ("run", "Run tests on a fleet: pytest arguments, or a suite.toml."),
+        "history": ("history", "What was run before: runs, slowest, flakiest, failures."),
+    },
+    "Serve a fleet": {
+        "coordinator": ("coordinator", "Serve a fleet that workers and clients connect to."),
+        "worker": ("worker", "Offer this machine to a coordinator."),
+        "simulate": ("simulate", "What if: a suite on a fleet that need not exist."),
+    },
+    "Ask a coordinator": {
+        "status": ("ask", "The fleet in a few lines."),
+        "workers": ("ask", "Every worker: state, slots, what runs there."),
+        "runs": ("ask", "Runs, live ones first."),
+        "show": ("ask", "One run: verdicts, failures, how to run them alone."),
+        "why": ("ask", "Why a test is where it is, in one sentence."),
+        "logs": ("ask", "Output and tracebacks of a test."),
+        "alerts": ("ask", "What is wrong with the fleet, and what was."),
+        "top": ("top", "The fleet live: workers, queue, running tests by age."),
+        "export": ("export", "One run as JUnit, JSON, CSV or HTML."),
+    },
+    "Steer it": {
+        "cancel": ("steer", "End a run."),
+        "rerun": ("steer", "Run the failed tests of a run again."),
+        "drain": ("steer", "Give a worker no new work."),
+        "resume": ("steer", "Give a drained worker work again."),
+        "quarantine": ("steer", "Keep a worker out until it is released."),
+        "release": ("steer", "Let a quarantined worker back."),
+    },
+    "Care for it": {
+        "doctor": ("doctor", "Check this machine and the coordinator; say what to do."),
+        "completion": ("completion", "Print the completion script of a shell."),
+        "version": ("version", "Print the version."),
+    },
 }
-"""Name and one line of help of each; the command is the object of that name in the module of that name."""
+"""By section: the name of each command, the module that has the object of that name, and one line of help."""
+_COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 
 
 class LazyGroup(click.Group):
@@ -33,13 +61,15 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(f"fleetest.cli.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command), f"fleetest.cli.{cmd_name}.{cmd_name} must be a command"
+        module = _COMMANDS[cmd_name][0]
+        command = getattr(import_module(f"fleetest.cli.{module}"), cmd_name)
+        assert isinstance(command, click.Command), f"fleetest.cli.{module}.{cmd_name} must be a command"
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
 
     def main(
         self,

@@ -14,7 +14,7 @@ from fleetest.client.failure_text import captured_output, explanation, headline
 from fleetest.client.suite_results import TaskResult
 from fleetest.core.model import VARIANT_SIGN, Verdict
 from fleetest.errors import UserError
-from fleetest.wire.messages import ItemInfo, SuiteFailed
+from fleetest.wire.messages import SuiteFailed
 
 _INVALID = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SKIPPED = frozenset({Verdict.SKIPPED, Verdict.XFAILED, Verdict.NOT_RUN, Verdict.CANCELLED})
@@ -60,7 +60,7 @@ def junit_document(
 
     A target that could not be collected has one testcase of its own, with an error.
     """
-    root = ElementTree.Element("testsuites", name=_valid(name))
+    root = ElementTree.Element("testsuites", name=valid_xml(name))
     suites: dict[str, list[TaskResult]] = {}
     for task in tasks:
         suites.setdefault(task.suite, []).append(task)
@@ -74,12 +74,12 @@ def junit_document(
 
 
 def _suite(name: str, tasks: list[TaskResult], failure: SuiteFailed | None) -> ElementTree.Element:
-    element = ElementTree.Element("testsuite", name=_valid(name))
+    element = ElementTree.Element("testsuite", name=valid_xml(name))
     results = [task.outcome.result for task in tasks if task.outcome is not None]
     started = [result.started_at for result in results if result is not None and result.started_at]
     cases = [_testcase(name, task) for task in tasks]
     if failure is not None:
-        case = ElementTree.Element("testcase", classname=_valid(name), name="collection", time="0.000")
+        case = ElementTree.Element("testcase", classname=valid_xml(name), name="collection", time="0.000")
         _describe(case, "error", failure.kind, _first_line(failure.text), failure.text)
         cases.append(case)
     element.set("tests", str(len(cases)))
@@ -96,7 +96,7 @@ def _testcase(suite: str, task: TaskResult) -> ElementTree.Element:
     classname, name = _names(suite, task)
     outcome = task.outcome
     result = outcome.result if outcome is not None else None
-    case = ElementTree.Element("testcase", classname=_valid(classname), name=_valid(name))
+    case = ElementTree.Element("testcase", classname=valid_xml(classname), name=valid_xml(name))
     case.set("time", f"{result.duration_s if result is not None else 0.0:.3f}")
     if outcome is None:
         _describe(case, "error", "no_verdict", "the fleet was lost before this task had a verdict", "")
@@ -105,7 +105,7 @@ def _testcase(suite: str, task: TaskResult) -> ElementTree.Element:
         properties = ElementTree.SubElement(case, "properties")
         place = [("worker", outcome.worker), ("runner", outcome.runner), ("attempt", str(outcome.attempt))]
         for key, value in [*place, *([("variant", task.variant)] if task.variant else [])]:
-            ElementTree.SubElement(properties, "property", name=key, value=_valid(value))
+            ElementTree.SubElement(properties, "property", name=key, value=valid_xml(value))
     verdict = outcome.verdict
     why = headline(outcome)
     if verdict is Verdict.FAILED:
@@ -117,7 +117,7 @@ def _testcase(suite: str, task: TaskResult) -> ElementTree.Element:
         _describe(case, "error", verdict.value, why, explanation(outcome, with_output=False))
     output = captured_output(outcome)
     if output:
-        ElementTree.SubElement(case, "system-out").text = _valid(output)
+        ElementTree.SubElement(case, "system-out").text = valid_xml(output)
     return case
 
 
@@ -125,31 +125,32 @@ def _names(suite: str, task: TaskResult) -> tuple[str, str]:
     """(classname, name) as pytest itself would write them; a command is a test of its suite."""
     if task.item is None:
         return suite, task.task_id
-    classname, name = _names_of_item(task.item)
+    classname, name = names_of_node(task.item.node_id)
     return classname, f"{name}{VARIANT_SIGN}{task.variant}" if task.variant else name
 
 
-def _names_of_item(item: ItemInfo) -> tuple[str, str]:
-    file, *inner = item.node_id.split("::")
-    brackets = item.node_id.find("[")
+def names_of_node(node_id: str) -> tuple[str, str]:
+    """(classname, name) of a pytest node id, as pytest's own JUnit report has them."""
+    file, *inner = node_id.split("::")
+    brackets = node_id.find("[")
     if brackets >= 0:
         # A parameter may contain anything, "::" too.
-        file, *inner = item.node_id[:brackets].split("::")
-        inner[-1:] = [inner[-1] + item.node_id[brackets:]] if inner else []
+        file, *inner = node_id[:brackets].split("::")
+        inner[-1:] = [inner[-1] + node_id[brackets:]] if inner else []
     module = file.removesuffix(".py").replace("/", ".")
     if not inner:
-        return module, item.node_id
+        return module, node_id
     return ".".join([module, *inner[:-1]]), inner[-1]
 
 
 def _describe(case: ElementTree.Element, tag: str, kind: str, message: str, text: str) -> None:
-    element = ElementTree.SubElement(case, tag, type=_valid(kind), message=_valid(message))
+    element = ElementTree.SubElement(case, tag, type=valid_xml(kind), message=valid_xml(message))
     if text:
-        element.text = _valid(text)
+        element.text = valid_xml(text)
 
 
-def _valid(text: str) -> str:
-    """XML has no way to write some characters, not even escaped: they are spelled out."""
+def valid_xml(text: str) -> str:
+    """``text`` as XML can hold it: XML has no way to write some characters, not even escaped: they are spelled out."""
     return _INVALID.sub(lambda match: f"#x{ord(match.group()):02X}", text)
 
 

@@ -61,6 +61,16 @@ class HistoryQueries:
             run_id,
         )
 
+    def attempts(self, run_id: str) -> Answer:
+        """Every attempt of one run, in order, with what it said."""
+        return self._ask(
+            """
+            SELECT task_id, attempt, verdict, is_final, worker, started_at, duration_s, reason, traceback, output
+            FROM attempts WHERE run_id = ? ORDER BY task_id, attempt, rowid
+            """,
+            run_id,
+        )
+
     def slowest(self, limit: int) -> Answer:
         """Tasks by the median duration of their passed attempts."""
         return self.ask(

@@ -1,0 +1,300 @@
+"""Commands that ask a coordinator one thing each: status, workers, runs, show, why, logs, alerts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fleetest.cli.connection import asks, show_json, with_json
+from fleetest.client.terminal_text import printable
+from fleetest.errors import ExitStatus
+from fleetest.operator.lookup import find_run, find_tasks, find_worker
+from fleetest.operator.terminal_table import ago, cell, moment, seconds, show_facts, show_table
+
+if TYPE_CHECKING:
+    from fleetest.operator.api_client import ApiClient
+
+RUN_ID_CHARS = 12
+POLL_S = 1.0
+_BAD = ("failed", "error", "timeout", "crashed", "oom", "quarantined")
+
+
+@click.command()
+@with_json
+@asks
+def status(client: ApiClient, as_json: bool) -> None:
+    """The fleet in a few lines."""
+    told = client.get("status")
+    if as_json:
+        show_json(told)
+        return
+    workers = ", ".join(f"{count} {state}" for state, count in told["workers"].items() if count) or "none"
+    slots, tasks, alerts = told["slots"], told["tasks"], told["alerts"]
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in told["verdicts"].items() if count) or "none yet"
+    show_facts(
+        [
+            ("coordinator", f"{client.url}, version {told['version']}, up {seconds(told['uptime_s'])}"),
+            ("workers", workers),
+            ("slots", f"{slots['used']} of {slots['total']} in use, {slots['free']} free"),
+            ("runs", f"{told['runs']} in progress"),
+            ("tests", f"{tasks['running']} running, {tasks['waiting'] + tasks['leased']} waiting"),
+            ("verdicts", verdicts),
+            ("throughput", f"{told['finished_per_s']:.3g} tests/s"),
+            ("time left", seconds(told["remaining_s"]) if told["runs"] else None),
+            ("alerts", f"{alerts['open']} open, {alerts['acknowledged']} acknowledged"),
+            ("history", "usable" if told["history"]["is_usable"] else told["history"]["trouble"]),
+            ("you", f"{told['me']['name']} ({told['me']['role']})"),
+        ]
+    )
+
+
+@click.command()
+@click.argument("name", required=False)
+@with_json
+@asks
+def workers(client: ApiClient, name: str | None, as_json: bool) -> None:
+    """Every worker, or one in full: fleetest workers NAME."""
+    if name is not None:
+        _one_worker(client, name, as_json)
+        return
+    found = list(client.pages("workers"))
+    if as_json:
+        show_json(found)
+    elif not found:
+        click.echo(f"No worker yet. Start one on each machine: fleetest worker --coordinator {client.url}")
+    else:
+        columns = ("worker", "state", "slots", "queued", "load", "heard", "runs now")
+        show_table(columns, [_worker_row(worker) for worker in found], numeric=("slots", "queued", "load"))
+
+
+def _worker_row(worker: dict[str, Any]) -> list[Any]:
+    running = worker["running"]
+    now = f"{running[0]['task_id']} ({seconds(running[0]['running_s'])})" if running else None
+    more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+    return [
+        worker["worker_id"],
+        worker["state"],
+        f"{worker['slots_used']}/{worker['slots']}",
+        seconds(worker["waiting_s"]) if worker["waiting"] else None,
+        worker["load_average"],
+        ago(worker["last_seen_at"]),
+        f"{now}{more}" if now else None,
+    ]
+
+
+def _one_worker(client: ApiClient, name: str, as_json: bool) -> None:
+    worker = client.get("workers", find_worker(client, name)["worker_id"])
+    if as_json:
+        show_json(worker)
+        return
+    show_facts(
+        [
+            ("worker", worker["worker_id"]),
+            ("state", worker["state"]),
+            ("because", worker["reason"]),
+            ("host", f"{worker['host']} ({worker['address'] or 'not connected'})"),
+            ("slots", f"{worker['slots_used']} of {worker['slots']} in use, {worker['waiting']} tests queued"),
+            ("joined", moment(worker["joined_at"])),
+            ("heard", ago(worker["last_seen_at"])),
+            ("load", worker["load_average"]),
+            ("speed", worker["speed"]),
+            ("score", ", ".join(f"{part['name']} {part['value']:.2f}" for part in worker["score"])),
+            ("alerts", ", ".join(worker["alerts"])),
+            *((name, f"{worker['free'][name]:g} of {total:g} free") for name, total in worker["resources"].items()),
+            *((name, ", ".join(values)) for name, values in worker["attributes"].items()),
+            *(
+                (f"slot {task['slot']}", f"{task['task_id']} ({seconds(task['running_s'])})")
+                for task in worker["running"]
+            ),
+        ]
+    )
+    for line in worker["story"]:
+        click.echo(f"  {cell(line)}")
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Runs at most.")
+@with_json
+@asks
+def runs(client: ApiClient, limit: int, as_json: bool) -> None:
+    """Runs, live ones first, then newest first."""
+    found = list(client.pages("runs", limit=limit))
+    if as_json:
+        show_json(found)
+        return
+    if not found:
+        click.echo(f"No run yet. Start one: pytest --fleet {client.url}")
+        return
+    columns = ("run", "state", "tests", "done", "bad", "started", "took", "owner", "title")
+    rows = [
+        [
+            run["run_id"][:RUN_ID_CHARS],
+            state_of(run),
+            run["tasks"],
+            run["states"]["finished"],
+            bad_count(run),
+            moment(run["submitted_at"]),
+            seconds(run["duration_s"]),
+            run["owner"],
+            run["title"],
+        ]
+        for run in found
+    ]
+    show_table(columns, rows, numeric=("tests", "done", "bad"))
+
+
+def state_of(run: dict[str, Any]) -> str:
+    """One word for people: running, passed, failed, cancelled, ..."""
+    if run["is_live"]:
+        return str(run["state"])
+    if run["outcome"] == "finished":
+        return "passed" if run["is_success"] else "failed"
+    return str(run["outcome"])
+
+
+def bad_count(run: dict[str, Any]) -> int:
+    return sum(run["counts"].get(verdict, 0) for verdict in _BAD)
+
+
+@click.command()
+@click.argument("run", default="latest")
+@with_json
+@asks
+def show(client: ApiClient, run: str, as_json: bool) -> int:
+    """One run: verdicts and failures. RUN is the beginning of its id, or "latest" (the default).
+
+    The exit status is 1 if a test failed.
+    """
+    found = client.get("runs", find_run(client, run)["run_id"])
+    failures = client.get("runs", found["run_id"], "failures")["items"]
+    failed = ExitStatus.TESTS_FAILED if bad_count(found) else ExitStatus.OK
+    if as_json:
+        show_json(found | {"failures": failures})
+        return failed
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in found["counts"].items() if count) or "none yet"
+    states = found["states"]
+    show_facts(
+        [
+            ("run", found["run_id"]),
+            ("title", found["title"]),
+            ("state", state_of(found)),
+            ("owner", found["owner"]),
+            ("started", moment(found["submitted_at"])),
+            ("took", seconds(found["duration_s"])),
+            ("tests", f"{states['finished']} of {found['tasks']} done, {states['running']} running"),
+            ("verdicts", verdicts),
+            ("time left", seconds(found["remaining_s"]) if found["is_live"] else None),
+            ("cancelled", found["cancel_reason"]),
+        ]
+    )
+    for notice in found["notices"]:
+        click.echo(f"\n{printable(notice)}")
+    for group in failures:
+        _show_failures(group)
+    return failed
+
+
+def _show_failures(group: dict[str, Any]) -> None:
+    count = group["count"]
+    click.echo(f"\n{count} {'test' if count == 1 else 'tests alike'}: {cell(group['headline'])}")
+    for task_id in group["task_ids"][:5]:
+        click.echo(f"  {cell(task_id)}")
+    if count > 5:
+        click.echo(f"  and {count - 5} more")
+    click.echo(f"  alone: {cell(group['reproduce'])}")
+
+
+@click.command()
+@click.argument("task")
+@click.option("--run", default="latest", show_default=True, help="Beginning of the run's id.")
+@with_json
+@asks
+def why(client: ApiClient, task: str, run: str, as_json: bool) -> None:
+    """Why TASK (a test's id, or a part of it) is where it is, one sentence for each that matches."""
+    run_id = find_run(client, run)["run_id"]
+    details = [client.get("runs", run_id, "tasks", each["task_id"]) for each in find_tasks(client, run_id, task)]
+    if as_json:
+        show_json([{"run_id": run_id, "task_id": each["task_id"], "why": each["why"]} for each in details])
+        return
+    for each in details:
+        click.echo(f"{cell(each['task_id'])}: {cell(each['why'])}")
+
+
+@click.command()
+@click.argument("task")
+@click.option("--run", default="latest", show_default=True, help="Beginning of the run's id.")
+@click.option("--follow", "-f", is_flag=True, help="Until the test has its verdict.")
+@with_json
+@asks
+def logs(client: ApiClient, task: str, run: str, follow: bool, as_json: bool) -> None:
+    """Output, tracebacks and evidence of every attempt of TASK (a test's id, or a part of it).
+
+    A test's output comes with its result: --follow says where the test is until then.
+    """
+    run_id = find_run(client, run)["run_id"]
+    for each in find_tasks(client, run_id, task):
+        _show_logs(client, run_id, each["task_id"], follow, as_json)
+
+
+def _show_logs(client: ApiClient, run_id: str, task_id: str, follow: bool, as_json: bool) -> None:
+    shown, said = 0, ""
+    while True:
+        task = client.get("runs", run_id, "tasks", task_id)
+        is_over = task["state"] == "finished"
+        if as_json and (is_over or not follow):
+            show_json(task)
+            return
+        if not as_json:
+            for attempt in task["attempt_list"][shown:]:
+                _show_attempt(task_id, attempt)
+            shown = len(task["attempt_list"])
+            if task["why"] != said and not is_over:
+                said = task["why"]
+                click.echo(f"{cell(task_id)}: {cell(said)}", err=follow)
+        if is_over or not follow:
+            return
+        time.sleep(POLL_S)
+
+
+def _show_attempt(task_id: str, attempt: dict[str, Any]) -> None:
+    where = f" on {attempt['worker']}" if attempt["worker"] else ""
+    took = f" after {seconds(attempt['duration_s'])}" if attempt["duration_s"] is not None else ""
+    verdict = attempt["verdict"].replace("_", " ")
+    click.echo(cell(f"== {task_id}: attempt {attempt['attempt']} {verdict}{took}{where}"))
+    for part in (attempt["reason"], attempt["traceback"], attempt["output"]):
+        if part.strip():
+            click.echo(printable(part.rstrip("\n")))
+
+
+@click.command()
+@click.option("--all", "is_all", is_flag=True, help="Also those that are over.")
+@click.option("--acknowledge", metavar="ID", help="Say that somebody looks after it.")
+@with_json
+@asks
+def alerts(client: ApiClient, is_all: bool, acknowledge: str | None, as_json: bool) -> int:
+    """What is wrong with the fleet. The exit status is 1 if an alert is open."""
+    if acknowledge is not None:
+        client.post("alerts", acknowledge, "acknowledge")
+    found = [alert for alert in client.pages("alerts") if is_all or alert["state"] != "cleared"]
+    is_bad = any(alert["state"] == "open" for alert in found)
+    if as_json:
+        show_json(found)
+    elif not found:
+        click.echo("No alerts." if is_all else "No open alerts.")
+    else:
+        columns = ("id", "state", "cause", "worker", "since", "message")
+        rows = [
+            [
+                each["alert_id"],
+                each["state"],
+                each["cause"],
+                each["worker_id"],
+                moment(each["raised_at"]),
+                each["message"],
+            ]
+            for each in found
+        ]
+        show_table(columns, rows)
+    return ExitStatus.TESTS_FAILED if is_bad else ExitStatus.OK

@@ -1,0 +1,181 @@
+"""``fleetest top``: the fleet live in a terminal."""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fleetest.cli.ask import bad_count, state_of
+from fleetest.cli.connection import asks
+from fleetest.errors import ExitStatus, UserError
+from fleetest.operator.terminal_table import STYLES, cell, seconds
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from fleetest.operator.api_client import ApiClient
+
+RUNNING_MAX = 200
+_OTHER_LINES = 16
+"""Of the screen that the list of running tests does not get, besides workers and runs."""
+
+
+@click.command()
+@click.option("--interval-s", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Between two looks.")
+@asks
+def top(client: ApiClient, interval_s: float) -> None:
+    """The fleet live: workers, queue, running tests by age. q or Ctrl-C ends it; on a pipe it is printed once."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal or not sys.stdin.isatty():
+        console.print(_screen(_look(client), height=200))
+        return
+    from rich.live import Live
+
+    with (
+        _single_keys(),
+        Live(_screen(_look(client), console.height), console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while True:
+            if _pressed(interval_s) in ("q", "Q", "\x1b"):
+                return
+            live.update(_screen(_look_again(client), console.height), refresh=True)
+
+
+def _look(client: ApiClient) -> dict[str, Any]:
+    return {
+        "status": client.get("status"),
+        "workers": list(client.pages("workers")),
+        "runs": list(client.pages("runs", state="live", limit=50)),
+        "queue": client.get("queue"),
+        "url": client.url,
+    }
+
+
+def _look_again(client: ApiClient) -> dict[str, Any]:
+    """A coordinator that is away comes back: that is shown, not the end."""
+    try:
+        return _look(client)
+    except UserError as error:
+        if error.exit_status is not ExitStatus.UNREACHABLE:
+            raise
+        return {"trouble": str(error)}
+
+
+def _screen(seen: dict[str, Any], height: int) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    if "trouble" in seen:
+        return Group(Text(cell(seen["trouble"]), style="bold red"), Text("trying again", style="dim"))
+    status = seen["status"]
+    tasks, slots = status["tasks"], status["slots"]
+    head = Text.assemble(
+        ("fleetest ", "bold"),
+        (cell(seen["url"]), "dim"),
+        f"   {tasks['running']} running, {tasks['waiting'] + tasks['leased']} waiting",
+        f"   {status['finished_per_s']:.3g} tests/s",
+        f"   slots {slots['used']}/{slots['total']}",
+        f"   left {seconds(status['remaining_s'])}" if status["runs"] else "   no run in progress",
+        (f"   {status['alerts']['open']} alerts", "bold red") if status["alerts"]["open"] else "",
+    )
+    parts = [head, Text(""), _workers(seen["workers"], max(4, height // 3))]
+    if seen["runs"]:
+        parts += [Text(""), _runs(seen["runs"][:6])]
+    if seen["queue"]["groups"]:
+        parts += [Text(""), _queue(seen["queue"])]
+    used = _OTHER_LINES + min(len(seen["workers"]), max(4, height // 3)) + len(seen["runs"][:6])
+    parts += [Text(""), _running(seen["workers"], max(5, height - used))]
+    return Group(*parts)
+
+
+def _workers(workers: list[dict[str, Any]], room: int) -> Any:
+    table = _table(
+        ("worker", False), ("state", False), ("slots", True), ("queued", True), ("load", True), ("alerts", False)
+    )
+    ranked = sorted(
+        workers, key=lambda worker: (worker["state"] == "healthy", -worker["slots_used"], worker["worker_id"])
+    )
+    for worker in ranked[:room]:
+        _add(
+            table,
+            worker["worker_id"],
+            worker["state"],
+            f"{worker['slots_used']}/{worker['slots']}",
+            seconds(worker["waiting_s"]) if worker["waiting"] else "-",
+            worker["load_average"],
+            ", ".join(worker["alerts"]) or "-",
+        )
+    if len(workers) > room:
+        _add(table, f"and {len(workers) - room} more", "", "", "", "", "")
+    return table
+
+
+def _runs(runs: list[dict[str, Any]]) -> Any:
+    table = _table(("run", False), ("state", False), ("done", True), ("bad", True), ("left", True), ("title", False))
+    for run in runs:
+        done = f"{run['states']['finished']}/{run['tasks']}"
+        _add(table, run["run_id"][:12], state_of(run), done, bad_count(run), seconds(run["remaining_s"]), run["title"])
+    return table
+
+
+def _queue(queue: dict[str, Any]) -> Any:
+    table = _table(("waiting", True), ("because", False))
+    for group in queue["groups"][:5]:
+        _add(table, group["count"], group["reason"])
+    return table
+
+
+def _running(workers: list[dict[str, Any]], room: int) -> Any:
+    running = [(task, worker["worker_id"]) for worker in workers for task in worker["running"] if task["is_started"]]
+    running.sort(key=lambda pair: -pair[0]["running_s"])
+    table = _table(("for", True), ("slot", False), ("running test", False))
+    for task, worker_id in running[: min(room, RUNNING_MAX)]:
+        _add(table, seconds(task["running_s"]), f"{worker_id}/{task['slot']}", task["task_id"])
+    return table
+
+
+def _table(*columns: tuple[str, bool]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, is_number in columns:
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _add(table: Any, *values: Any) -> None:
+    from rich.text import Text
+
+    texts = [cell(value) for value in values]
+    table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in texts))
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Keys arrive one by one and are not shown; the terminal is left as it was."""
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _pressed(wait_s: float) -> str:
+    """The key that was pressed within ``wait_s``; empty if none was."""
+    end = time.monotonic() + wait_s
+    while (left_s := end - time.monotonic()) > 0:
+        if select.select([sys.stdin], [], [], left_s)[0]:
+            return sys.stdin.read(1)
+    return ""

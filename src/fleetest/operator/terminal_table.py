@@ -1,0 +1,119 @@
+"""Tables for terminals and pipes; every cell is hostile text until it went through here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fleetest.client.terminal_text import duration, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLES = {
+    "passed": "green",
+    "healthy": "green",
+    "finished": "green",
+    "running": "cyan",
+    "collecting": "cyan",
+    "suspect": "yellow",
+    "draining": "yellow",
+    "probation": "yellow",
+    "disconnected": "yellow",
+    "acknowledged": "yellow",
+    "quarantined": "red",
+    "failed": "red",
+    "error": "red",
+    "timeout": "red",
+    "crashed": "red",
+    "oom": "red",
+    "open": "red",
+    "cancelled": "yellow",
+}
+
+
+def cell(value: Any) -> str:
+    """One printable line; line ends and tabs are shown as escapes. None is a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def seconds(value: float | None) -> str:
+    return "-" if value is None else duration(value)
+
+
+def moment(text: str | None) -> str:
+    """A time of the API in the local time zone, to the second; a dash if there is none."""
+    if not text:
+        return "-"
+    return parse_time(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def ago(text: str | None, now: datetime | None = None) -> str:
+    if not text:
+        return "-"
+    passed_s = ((now or datetime.now(timezone.utc)) - parse_time(text)).total_seconds()
+    return f"{duration(max(0.0, passed_s))} ago"
+
+
+def parse_time(text: str) -> datetime:
+    # Python 3.10 does not know Z.
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Sequence[str] = ()) -> None:
+    """In columns, with colours on a terminal; columns in ``numeric`` are aligned to the right."""
+    from rich.console import Console
+
+    cells = [[cell(value) for value in row] for row in rows]
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(_rich_table(columns, cells, numeric))
+        return
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    for line in [list(columns), *cells]:
+        padded = [
+            text.rjust(width) if name in numeric else text.ljust(width)
+            for name, text, width in zip(columns, line, widths, strict=True)
+        ]
+        click.echo("  ".join(padded).rstrip())
+
+
+def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[str]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in numeric else "left", overflow="fold")
+    for line in cells:
+        # Text and not strings: names of tests are no markup.
+        table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in line))
+    return table
+
+
+def show_facts(facts: Sequence[tuple[str, Any]]) -> None:
+    """Name and value, one pair a line."""
+    shown = [(name, cell(value)) for name, value in facts if value not in (None, "")]
+    width = max((len(name) for name, _ in shown), default=0)
+    console = _console()
+    for name, value in shown:
+        if console is not None:
+            from rich.text import Text
+
+            console.print(Text(f"{name:<{width}}  ", style="dim") + Text(value, style=STYLES.get(value, "")))
+        else:
+            click.echo(f"{name:<{width}}  {value}")
+
+
+def _console() -> Console | None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else None

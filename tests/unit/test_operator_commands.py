@@ -1,0 +1,234 @@
+"""The operator's commands on answers of a coordinator that is not there: what they ask, and what people read."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from fleetest.cli import main
+from fleetest.errors import ExitStatus, UserError
+from fleetest.operator import api_client
+from fleetest.operator.api_client import ApiClient
+from fleetest.operator.lookup import find_run, find_tasks, find_worker
+
+COUNTS = {"waiting": 1, "leased": 1, "running": 2, "finished": 6}
+HOSTILE = "tests/t.py::test_a[\x1b[2J\u202e[red]]"
+
+
+def run_of(run_id, *, is_live=False, **fields):
+    return {
+        "run_id": run_id,
+        "title": "pytest",
+        "owner": "ann",
+        "state": "running" if is_live else "finished",
+        "outcome": None if is_live else "finished",
+        "is_live": is_live,
+        "is_success": None if is_live else False,
+        "submitted_at": "2026-03-04T05:06:07Z",
+        "duration_s": 3.0,
+        "remaining_s": 2.0 if is_live else None,
+        "tasks": 10,
+        "states": COUNTS,
+        "counts": {"passed": 5, "failed": 1},
+        "cancel_reason": None,
+        "notices": [],
+    } | fields
+
+
+def worker_of(name, **fields):
+    return {
+        "worker_id": name,
+        "state": "healthy",
+        "slots": 4,
+        "slots_used": 2,
+        "waiting": 3,
+        "waiting_s": 1.5,
+        "load_average": 0.5,
+        "last_seen_at": "2026-03-04T05:06:07Z",
+        "running": [{"run_id": "r", "task_id": HOSTILE, "slot": 0, "running_s": 61.0, "is_started": True}],
+        "alerts": [],
+    } | fields
+
+
+class Coordinator:
+    """Answers from a table by path; keeps what was asked."""
+
+    url = "ws://there"
+
+    def __init__(self, **answers):
+        self.answers = answers
+        self.posted = []
+
+    def get(self, *path, **query):
+        return self.answers["/".join(path)]
+
+    def pages(self, *path, limit=None, text="", **query):
+        found = [item for item in self.answers["/".join(path)] if text in item.get("task_id", "")]
+        return iter(found[:limit])
+
+    def post(self, *path, body=None):
+        self.posted.append(("/".join(path), body))
+        return {"run_id": "e" * 32}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def call(monkeypatch):
+    def call(coordinator, *args):
+        monkeypatch.setattr(api_client, "connect", lambda *_: coordinator)
+        return CliRunner().invoke(main, args, catch_exceptions=False)
+
+    return call
+
+
+def test_runs_are_listed_with_their_state(call):
+    answer = call(Coordinator(runs=[run_of("a" * 32, is_live=True), run_of("b" * 32)]), "runs")
+    lines = answer.output.splitlines()
+    assert lines[1].split()[:5] == ["aaaaaaaaaaaa", "running", "10", "6", "1"]
+    assert lines[2].split()[1] == "failed"
+
+
+def test_workers_say_what_runs_and_hostile_names_stay_text(call):
+    answer = call(Coordinator(workers=[worker_of("w1")]), "workers")
+    assert "2/4" in answer.output
+    assert "1:01" in answer.output
+    assert "\x1b" not in answer.output
+    assert "\u202e" not in answer.output
+    assert "[red]" in answer.output
+
+
+def test_an_empty_fleet_says_how_to_start_a_worker(call):
+    assert "fleetest worker --coordinator ws://there" in call(Coordinator(workers=[]), "workers").output
+    assert "pytest --fleet ws://there" in call(Coordinator(runs=[]), "runs").output
+
+
+def test_why_is_one_sentence_per_matching_test(call):
+    task = {"task_id": "tests/t.py::test_a"}
+    answers = {
+        "runs": [run_of("a" * 32)],
+        f"runs/{'a' * 32}/tasks": [task, {"task_id": "tests/t.py::test_b"}],
+        f"runs/{'a' * 32}/tasks/tests/t.py::test_a": task | {"why": "waiting for lock 'db'"},
+    }
+    answer = call(Coordinator(**answers), "why", "test_a", "--run", "aaa")
+    assert answer.output == "tests/t.py::test_a: waiting for lock 'db'\n"
+    answer = call(Coordinator(**answers), "why", "test_a", "--run", "aaa", "--json")
+    assert json.loads(answer.output) == [
+        {"run_id": "a" * 32, "task_id": task["task_id"], "why": "waiting for lock 'db'"}
+    ]
+
+
+def test_cancel_and_rerun_send_what_was_asked(call):
+    coordinator = Coordinator(runs=[run_of("a" * 32, is_live=True), run_of("b" * 32)])
+    call(coordinator, "cancel", "aa", "--reason", "enough", "--kill")
+    answer = call(coordinator, "rerun", "bb", "--all")
+    assert coordinator.posted == [
+        (f"runs/{'a' * 32}/cancel", {"reason": "enough", "kill": True}),
+        (f"runs/{'b' * 32}/rerun", {"only": "all"}),
+    ]
+    assert "fleetest show eeeeeeeeeeee" in answer.output
+
+
+def test_a_run_that_is_over_is_not_cancelled(call):
+    coordinator = Coordinator(runs=[run_of("b" * 32)])
+    answer = call(coordinator, "cancel", "bb")
+    assert answer.exit_code == ExitStatus.USAGE_ERROR
+    assert answer.stderr == "fleetest: run bbbbbbbbbbbb is over already\n"
+    assert not coordinator.posted
+
+
+@pytest.mark.parametrize("action", ["drain", "resume", "quarantine", "release"])
+def test_a_worker_is_steered_by_the_beginning_of_its_name(call, action):
+    coordinator = Coordinator(workers=[worker_of("gpu-box"), worker_of("laptop")])
+    answer = call(coordinator, action, "gpu")
+    assert coordinator.posted[0][0] == f"workers/gpu-box/{action}"
+    assert "gpu-box" in answer.output
+
+
+def test_alerts_decide_the_exit_status(call):
+    alert = {
+        "alert_id": "7",
+        "state": "open",
+        "cause": "lost",
+        "worker_id": "w1",
+        "message": "silent",
+        "raised_at": "2026-03-04T05:06:07Z",
+    }
+    assert call(Coordinator(alerts=[alert]), "alerts").exit_code == 1
+    assert call(Coordinator(alerts=[alert | {"state": "cleared"}]), "alerts").output == "No open alerts.\n"
+    assert call(Coordinator(alerts=[]), "alerts").exit_code == 0
+
+
+def test_show_tells_failures_and_how_to_run_them(call):
+    failure = {"count": 7, "headline": "assert 1 == 2", "task_ids": ["t1", "t2"], "reproduce": "pytest t1"}
+    coordinator = Coordinator(
+        **{
+            "runs": [run_of("a" * 32)],
+            f"runs/{'a' * 32}": run_of("a" * 32, notices=["no such directory"]),
+            f"runs/{'a' * 32}/failures": {"items": [failure]},
+        }
+    )
+    answer = call(coordinator, "show", "aaa")
+    assert answer.exit_code == ExitStatus.TESTS_FAILED
+    assert "7 tests alike: assert 1 == 2" in answer.output
+    assert "and 2 more" in answer.output
+    assert "alone: pytest t1" in answer.output
+    assert "no such directory" in answer.output
+
+
+def test_logs_show_every_attempt(call):
+    attempt = {
+        "attempt": 1,
+        "verdict": "failed",
+        "worker": "w1",
+        "duration_s": 0.5,
+        "reason": "",
+        "traceback": "E assert",
+        "output": "printed\x1b[2J",
+    }
+    task_id = "tests/t.py::test_a"
+    answers = {
+        "runs": [run_of("a" * 32)],
+        f"runs/{'a' * 32}/tasks": [{"task_id": task_id}],
+        f"runs/{'a' * 32}/tasks/{task_id}": {"state": "finished", "why": "", "attempt_list": [attempt, attempt]},
+    }
+    output = call(Coordinator(**answers), "logs", "test_a", "--follow").output
+    assert output.count("E assert") == 2
+    assert "attempt 1 failed after 0.50 s on w1" in output
+    assert "\x1b" not in output
+
+
+def test_ids_are_found_by_their_beginning_and_never_guessed():
+    coordinator = Coordinator(
+        runs=[run_of("abc1"), run_of("abd2")],
+        workers=[worker_of("w1"), worker_of("w10")],
+        **{"runs/abc1/tasks": [{"task_id": "a::b"}, {"task_id": "a::bc"}]},
+    )
+    assert find_run(coordinator, "abc")["run_id"] == "abc1"
+    assert find_worker(coordinator, "w1")["worker_id"] == "w1"
+    assert [task["task_id"] for task in find_tasks(coordinator, "abc1", "a::b")] == ["a::b"]
+    for find, text in ((find_run, "ab"), (find_run, "x"), (find_worker, "w"), (find_worker, "y")):
+        with pytest.raises(UserError):
+            find(coordinator, text)
+    with pytest.raises(UserError, match="fleetest show abc1"):
+        find_tasks(coordinator, "abc1", "zzz")
+
+
+@pytest.mark.parametrize("url", ["localhost:8765", "ftp://x", "ws://", "ws://x:99999", "ws://x:abc"])
+def test_what_is_no_address_is_said_in_one_line(url):
+    with pytest.raises(UserError, match="not a coordinator's address"):
+        ApiClient(url, "t" * 32)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_command(shell):
+    answer = CliRunner().invoke(main, ["completion", shell])
+    assert "_FLEETEST_COMPLETE" in answer.output
+
+
+def test_every_command_has_help_and_an_example_of_its_options():
+    for name in main.list_commands(None):
+        answer = CliRunner().invoke(main, [name, "--help"])
+        assert answer.exit_code == 0, name
+        assert "Usage" in answer.output or "usage" in answer.output, name
