@@ -9,6 +9,7 @@ import click
 
 from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.client.terminal_text import printable
+from fleetest.core.quantities import format_size
 from fleetest.errors import ExitStatus
 from fleetest.operator.lookup import find_run, find_tasks, find_worker
 from fleetest.operator.terminal_table import ago, cell, moment, seconds, show_facts, show_table
@@ -99,10 +100,10 @@ def _one_worker(client: ApiClient, name: str, as_json: bool) -> None:
             ("joined", moment(worker["joined_at"])),
             ("heard", ago(worker["last_seen_at"])),
             ("load", worker["load_average"]),
-            ("speed", worker["speed"]),
-            ("score", ", ".join(f"{part['name']} {part['value']:.2f}" for part in worker["score"])),
+            ("speed", f"{worker['speed']:.2f} of the fleet's"),
+            ("reliability", worker["reliability"]),
             ("alerts", ", ".join(worker["alerts"])),
-            *((name, f"{worker['free'][name]:g} of {total:g} free") for name, total in worker["resources"].items()),
+            *((name, _free(name, worker["free"][name], total)) for name, total in worker["resources"].items()),
             *((name, ", ".join(values)) for name, values in worker["attributes"].items()),
             *(
                 (f"slot {task['slot']}", f"{task['task_id']} ({seconds(task['running_s'])})")
@@ -112,6 +113,12 @@ def _one_worker(client: ApiClient, name: str, as_json: bool) -> None:
     )
     for line in worker["story"]:
         click.echo(f"  {cell(line)}")
+
+
+def _free(name: str, free: float, total: float) -> str:
+    if name.endswith("memory"):
+        return f"{format_size(free)} of {format_size(total)} free"
+    return f"{free:g} of {total:g} free"
 
 
 @click.command()

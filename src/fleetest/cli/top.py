@@ -17,7 +17,7 @@ from fleetest.errors import ExitStatus, UserError
 from fleetest.operator.terminal_table import STYLES, cell, seconds
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, JustifyMethod
 
     from fleetest.operator.api_client import ApiClient
 
@@ -145,9 +145,12 @@ def _running(workers: list[dict[str, Any]], room: int) -> Any:
 def _table(*columns: tuple[str, bool]) -> Any:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for name, is_number in columns:
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+        # Only the last column gives way on a narrow screen.
+        ratio = 1 if name == columns[-1][0] else None
+        justify: JustifyMethod = "right" if is_number else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", ratio=ratio)
     return table
 
 

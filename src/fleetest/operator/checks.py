@@ -17,7 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from fleetest.config import CoordinatorSettings, WorkerSettings, default_data_directory, load
-from fleetest.core.requirements import format_size
+from fleetest.core.quantities import format_size
 from fleetest.errors import ExitStatus, UserError
 from fleetest.operator.api_client import DEFAULT_URL, URL_VARIABLE, ApiClient, connect
 from fleetest.operator.terminal_table import parse_time

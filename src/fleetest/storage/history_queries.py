@@ -63,7 +63,7 @@ class HistoryQueries:
 
     def attempts(self, run_id: str) -> Answer:
         """Every attempt of one run, in order, with what it said."""
-        return self._ask(
+        return self.ask(
             """
             SELECT task_id, attempt, verdict, is_final, worker, started_at, duration_s, reason, traceback, output
             FROM attempts WHERE run_id = ? ORDER BY task_id, attempt, rowid

@@ -1,0 +1,159 @@
+"""The operator's commands against a real coordinator, worker and run."""
+
+import json
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from fleetest.errors import ExitStatus
+
+TIMEOUT_S = 90.0
+SUITE = """
+import pathlib
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+
+def test_ok():
+    pass
+
+def test_sometimes():
+    print("printed by the test")
+    assert (HERE / "mended").exists(), "not mended yet"
+
+@pytest.mark.fleet(resources={"licence": 1})
+def test_licence():
+    pass
+"""
+
+
+@pytest.fixture
+def ask(fleet):
+    def ask(*args: str) -> tuple[int, str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
+        environment |= {"FLEETEST_DATA": str(fleet.directory / "data"), "FLEETEST_COORDINATOR": fleet.url}
+        answer = subprocess.run(
+            [sys.executable, "-m", "fleetest", *args],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+        return answer.returncode, answer.stdout + answer.stderr
+
+    return ask
+
+
+def asked_until(ask, *args: str, holds) -> str:
+    """Asks until the answer is as it must become; fails by the test's own time limit."""
+    for _ in range(200):
+        _, text = ask(*args)
+        if holds(text):
+            return text
+    raise AssertionError(text)
+
+
+def test_an_operator_finds_out_what_waits_and_mends_it(fleet, ask):
+    (fleet.suite / "test_it.py").write_text(SUITE)
+    fleet.worker("box-a")
+    client = fleet.client()
+    reason = asked_until(ask, "why", "licence", holds=lambda text: "no live worker has licence" in text)
+    assert reason.startswith("test_it.py::test_licence: ")
+    assert "1  no live worker has licence" in ask("top")[1]
+    assert ask("workers", "box")[1].splitlines()[0].split() == ["worker", "box-a"]
+
+    assert ask("drain", "box-a") == (0, "worker box-a gets no new work\n")
+    assert json.loads(ask("workers", "--json")[1])[0]["state"] == "draining"
+    ask("resume", "box-a")
+    assert json.loads(ask("workers", "--json")[1])[0]["state"] == "healthy"
+
+    fleet.worker("box-b", "--resource", "licence=1")
+    client.communicate(timeout=TIMEOUT_S)
+    status, text = ask("show")
+    assert status == ExitStatus.TESTS_FAILED
+    assert "2 passed, 1 failed" in text
+    assert "alone: cd" in text
+    assert "printed by the test" in ask("logs", "sometimes")[1]
+
+    (fleet.suite / "mended").touch()
+    status, text = ask("rerun", "--failed")
+    assert status == 0, text
+    again = text.split()[3].rstrip(":")
+    asked_until(ask, "runs", holds=lambda text: any(line.startswith(f"{again}  passed") for line in text.splitlines()))
+    told = json.loads(ask("show", again, "--json")[1])
+    assert (told["tasks"], told["counts"]["passed"]) == (1, 1)
+
+
+def test_a_run_is_cancelled_from_elsewhere(fleet, ask):
+    (fleet.suite / "test_it.py").write_text(SUITE)
+    fleet.worker("box-a")
+    client = fleet.client()
+    asked_until(ask, "why", "licence", holds=lambda text: "no live worker" in text)
+    status, text = ask("cancel", "latest", "--reason", "wrong branch")
+    assert status == 0, text
+    output, _ = client.communicate(timeout=TIMEOUT_S)
+    assert client.returncode != 0, output
+    _, text = ask("show")
+    assert "wrong branch" in text
+    assert ask("cancel", "latest")[0] == ExitStatus.USAGE_ERROR
+
+
+def test_a_run_is_exported_the_same_from_coordinator_and_history(fleet, ask, tmp_path):
+    (fleet.suite / "test_it.py").write_text(SUITE)
+    fleet.worker("box-a", "--resource", "licence=1")
+    fleet.run()
+    page = tmp_path / "run.html"
+    assert ask("export", "--format", "html", "-o", str(page)) == (0, "")
+    assert "not mended yet" in page.read_text()
+    junit = ElementTree.fromstring(ask("export", "--format", "junit")[1])
+    assert (junit.get("tests"), junit.get("failures")) == ("3", "1")
+    live = json.loads(ask("export", "--format", "json")[1])
+    history = str(fleet.directory / "data" / "history.duckdb")
+    fleet.coordinator.terminate()
+    fleet.coordinator.communicate(timeout=TIMEOUT_S)
+    past = json.loads(ask("export", "--history", history, "--format", "json")[1])
+    for told in (live, past):
+        assert told["counts"] == {"passed": 2, "failed": 1}
+    by_id = {told["task_id"]: told for told in past["tasks"]}
+    for told in live["tasks"]:
+        same = by_id[told["task_id"]]
+        assert (told["verdict"], told["worker"], len(told["attempts"])) == (
+            same["verdict"],
+            same["worker"],
+            len(same["attempts"]),
+        )
+
+
+def test_the_doctor_says_what_to_do(fleet, ask):
+    status, text = ask("doctor")
+    assert status == 0, text
+    assert "none has joined" in text
+    fleet.worker("box-a")
+    assert "1 with 1 slots" in ask("doctor")[1]
+    findings = {finding["name"]: finding for finding in json.loads(ask("doctor", "--json")[1])}
+    assert findings["clocks"]["state"] == "ok"
+    fleet.coordinator.terminate()
+    fleet.coordinator.communicate(timeout=TIMEOUT_S)
+    status, text = ask("doctor", "--coordinator", fleet.url)
+    assert status == ExitStatus.TESTS_FAILED
+    assert "cannot reach the coordinator" in text
+
+
+def test_mistakes_are_one_line_with_a_documented_status(fleet, ask):
+    assert ask("show") == (
+        ExitStatus.USAGE_ERROR,
+        "fleetest: there is no run yet: start one with pytest --fleet, or fleetest run\n",
+    )
+    status, text = ask("drain", "nobody")
+    assert (status, text) == (ExitStatus.USAGE_ERROR, "fleetest: there is no worker 'nobody': see fleetest workers\n")
+    wrong = fleet.directory / "wrong"
+    wrong.write_text("x" * 43)
+    wrong.chmod(0o600)
+    status, text = ask("status", "--token-file", str(wrong))
+    assert status == ExitStatus.REFUSED
+    assert len(text.splitlines()) == 1
