@@ -9,40 +9,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import unittest
 
 import psutil
 
-from fleetest.core.model import Limits
+from fleetest.core.model import Limits, TaskId
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.task_scheduler import TaskScheduler
+from fleetest.transport.identity import Role
+from fleetest.transport.token import read_token
 from support.command_line import run_file
 from support.fleet import Fleet
-from support.following import Command, PytestTarget, command
-
-
-class FleetCase(unittest.TestCase):
-    """One fleet per test."""
-
-    limits: Limits | None = None
-
-    def setUp(self) -> None:
-        """A coordinator that answers, with an empty database, and no worker yet."""
-        self.fleet = Fleet() if self.limits is None else Fleet(self.limits)
-        self.addCleanup(self.fleet.close)
-
-    def tearDown(self) -> None:
-        """Everything ends, and nothing stays behind: no process, no folder."""
-        self.fleet.close()
-        self.assertEqual(self.fleet.survivors(), [])
-        self.assertFalse(self.fleet.directory.exists())
-
-    def meets(self, name: str, **options: object) -> Command:
-        """A task that runs until the test lets it go on."""
-        return command(name, self.fleet.meeting.argv(name), **options)  # type: ignore[arg-type]
+from support.fleet_case import FleetCase
+from support.following import PytestTarget, command
+from support.meeting import most_at_once
 
 
 class InitializationTests(FleetCase):
@@ -54,8 +38,11 @@ class InitializationTests(FleetCase):
         self.assertIsInstance(cluster.scheduling, TaskScheduler)
         self.assertIsInstance(cluster.balancing, LoadBalancer)
         self.assertIsInstance(cluster.health, HealthMonitor)
-        self.assertEqual(self.fleet.get("/healthz", token="").status, 200)
-        self.assertEqual(self.fleet.get("/api/v1/status").status, 200)
+        self.assertEqual(self.fleet.get("/healthz", role=None).status, 200)
+        ready = self.fleet.get("/readyz")
+        self.assertEqual((ready.status, ready.values["is_ready"]), (200, True), ready.values)
+        self.assertEqual(self.fleet.get("/api/v1/status").values["workers_total"], 0)
+        self.assertEqual(self.fleet.get("/").status, 200)
         self.assertEqual(self.fleet.snapshot().workers, ())
 
     def test_the_database_file_is_where_it_was_asked_to_be(self):
@@ -79,8 +66,10 @@ class InitializationTests(FleetCase):
         other = Fleet()
         self.addCleanup(other.close)
         self.assertNotEqual(other.port, self.fleet.port)
-        self.assertEqual(other.get("/healthz", token="").status, 200)
-        self.assertEqual(other.get("/api/v1/status", token=self.fleet.token).status, 401)
+        self.assertEqual(other.get("/healthz", role=None).status, 200)
+        foreign = read_token(self.fleet.token_file(Role.ADMIN))
+        self.assertEqual(self.fleet.get("/api/v1/status", token=foreign).status, 200)
+        self.assertEqual(other.get("/api/v1/status", token=foreign).status, 401)
 
 
 class WorkerRegistrationTests(FleetCase):
@@ -131,13 +120,6 @@ class WorkerRegistrationTests(FleetCase):
         self.fleet.start_worker("stranger", token_file=wrong)
         self.assertNotEqual(self.fleet.workers["stranger"].wait(60.0), 0)
         self.assertEqual(self.fleet.snapshot().workers, ())
-
-    def test_a_worker_that_is_told_to_stop_leaves_by_itself(self):
-        """SIGTERM: it says goodbye, and nobody waits for it."""
-        self.fleet.start_workers("w")
-        self.fleet.workers["w"].terminate()
-        self.fleet.wait_until(lambda snapshot: not snapshot.workers, "it is gone")
-        self.assertEqual(self.fleet.workers["w"].wait(60.0), 0)
 
 
 class TaskDistributionTests(FleetCase):
@@ -192,22 +174,17 @@ class TaskDistributionTests(FleetCase):
 class HardwareRequirementTests(FleetCase):
     """Tasks run where what they need is, and nowhere else."""
 
-    def test_a_cpu_task_runs(self):
-        """Every machine has one."""
-        self.fleet.start_workers("w")
-        self.assertEqual(self.fleet.submit(command("t", "print(1)", cpus=1)).wait_for_end(), {"t": "passed"})
-
-    def test_a_gpu_task_waits_says_why_and_runs_when_a_gpu_joins(self):
-        """It holds up nothing meanwhile."""
+    def test_a_cpu_task_runs_and_a_gpu_task_waits_says_why_and_runs_when_a_gpu_joins(self):
+        """What nobody can run holds up nothing meanwhile."""
         self.fleet.start_worker("plain", "--resource", "gpus=0")
         self.fleet.wait_for_workers("plain")
-        run = self.fleet.submit(command("on-gpu", "print(1)", gpus=1), command("plain-task", "print(2)"))
-        run.wait_for_verdict("plain-task")
+        run = self.fleet.submit(command("on-gpu", "print(1)", gpus=1), command("on-cpu", "print(2)", cpus=1))
+        run.wait_for_verdict("on-cpu")
         why = self.fleet.ask(lambda: self.fleet.state.why(run.run_id, "on-gpu"))
         self.assertIn("no live worker has gpus 1 (closest: worker plain", why)
-        self.assertEqual(run.verdicts, {"plain-task": "passed"})
+        self.assertEqual(run.verdicts, {"on-cpu": "passed"})
         self.fleet.start_worker("with-gpu", "--resource", "gpus=1")
-        self.assertEqual(run.wait_for_end(), {"plain-task": "passed", "on-gpu": "passed"})
+        self.assertEqual(run.wait_for_end(), {"on-cpu": "passed", "on-gpu": "passed"})
         self.assertEqual(run.worker_of("on-gpu"), "with-gpu")
 
     def test_labels_and_versions_choose_the_worker(self):
@@ -403,33 +380,113 @@ class WorkerHealthTests(FleetCase):
 
 
 class DashboardTests(FleetCase):
-    """What is served over HTTP agrees with the coordinator."""
+    """The dashboard's pages and data are served, and agree with the coordinator."""
 
-    def test_status_agrees_with_the_coordinator(self):
-        """Workers and tasks, while something runs and afterwards."""
+    def test_the_page_loads_with_everything_it_names(self):
+        """HTML, and each of its own files; nothing comes from another host."""
+        page = self.fleet.get("/", accept="text/html")
+        self.assertEqual((page.status, page.kind), (200, "text/html"))
+        text = page.body.decode()
+        named = re.findall(r"""(?:src|href)=["']([^"']+)["']""", text)
+        self.assertTrue(any(name.startswith("/static/") for name in named), named)
+        for name in named:
+            with self.subTest(name):
+                self.assertNotRegex(name, r"^(?:[a-z]+:)?//")
+                if not name.startswith("#"):
+                    self.assertEqual(self.fleet.get(name).status, 200)
+
+    def test_counts_agree_with_the_coordinator(self):
+        """Workers, slots and tasks, while something runs and afterwards."""
         self.fleet.start_workers("w1", "w2")
         run = self.fleet.submit(*(self.meets(f"t{number}", cpus=1) for number in range(3)))
         self.fleet.meeting.wait_for_count(2)
         run.wait_until(lambda: len(run.started) == 2, "two starts are told")
-        state = self.fleet.get("/api/v1/status").values["state"]
-        self.assertEqual({worker["worker_id"] for worker in state["workers"]}, {"w1", "w2"})
-        [shown] = state["runs"]
-        self.assertEqual((shown["run_id"], shown["tasks"]), (run.run_id, 3))
-        self.assertEqual(shown["states"], {"finished": 0, "running": 2, "leased": 0, "waiting": 1})
+        status = self.fleet.get("/api/v1/status").values
+        self.assertEqual((status["workers"]["healthy"], status["workers_total"]), (2, 2))
+        self.assertEqual((status["slots"]["total"], status["slots"]["used"], status["runs"]), (2, 2, 1))
+        counts = self.fleet.snapshot().runs[0].states
+        self.assertEqual(status["tasks"]["running"], counts["running"])
+        self.assertEqual((counts["running"], counts["waiting"]), (2, 1))
+        listed = self.fleet.get(f"/api/v1/runs/{run.run_id}/tasks").values["items"]
+        self.assertEqual({row["task_id"] for row in listed}, {"t0", "t1", "t2"})
+        self.assertEqual(sorted(row["state"] for row in listed), ["queued", "running", "running"])
+        workers = self.fleet.get("/api/v1/workers").values["items"]
+        self.assertEqual(
+            {(worker["worker_id"], worker["slots_used"], len(worker["running"])) for worker in workers},
+            {("w1", 1, 1), ("w2", 1, 1)},
+        )
         self.fleet.meeting.open_house()
         run.wait_for_end()
-        self.assertEqual(self.fleet.get("/api/v1/status").values["state"]["runs"], [])
+        status = self.fleet.get("/api/v1/status").values
+        self.assertEqual((status["runs"], status["slots"]["used"], status["verdicts"]["passed"]), (0, 0, 3))
 
-    def test_nothing_is_shown_without_the_token(self):
-        """Except that it lives."""
-        self.assertEqual(self.fleet.get("/healthz", token="").status, 200)
-        for token in ("", "x" * 32):
-            with self.subTest(token):
-                self.assertEqual(self.fleet.get("/api/v1/status", token=token).status, 401)
+    def test_what_waits_says_why(self):
+        """The queue, by reason, and the task itself."""
+        self.fleet.start_worker("plain", "--resource", "gpus=0")
+        self.fleet.wait_for_workers("plain")
+        run = self.fleet.submit(command("on-gpu", "print(1)", gpus=1), command("plain-task", "print(2)"))
+        run.wait_for_verdict("plain-task")
+        queue = self.fleet.get("/api/v1/queue").values
+        self.assertEqual(queue["waiting"], 1)
+        self.assertIn("no live worker has gpus 1", queue["groups"][0]["reason"])
+        shown = self.fleet.get(f"/api/v1/runs/{run.run_id}/tasks/on-gpu").values
+        self.assertEqual(shown["why"], self.fleet.ask(lambda: self.fleet.state.why(run.run_id, TaskId("on-gpu"))))
 
-    def test_unknown_paths_are_told_so(self):
-        """And nothing breaks."""
-        self.assertEqual(self.fleet.get("/no-such-page").status, 404)
+    def test_a_run_of_the_past_is_shown_from_the_database(self):
+        """Its verdicts, attempts and output are what the client heard."""
+        self.fleet.start_workers("w")
+        run = self.fleet.submit(
+            command("passes", "print('fine')"), command("fails", "print('not fine'); raise SystemExit(2)", retries=1)
+        )
+        run.wait_for_end()
+        self.fleet.wait_until_recorded(run.run_id)
+        shown = self.fleet.get(f"/api/v1/runs/{run.run_id}").values
+        self.assertEqual((shown["is_live"], shown["outcome"], shown["is_success"]), (False, "finished", False))
+        self.assertEqual((shown["counts"]["passed"], shown["counts"]["failed"], shown["tasks"]), (1, 1, 2))
+        task = self.fleet.get(f"/api/v1/runs/{run.run_id}/tasks/fails").values
+        self.assertEqual((task["verdict"], len(task["attempt_list"])), ("failed", 2))
+        self.assertEqual({attempt["output"] for attempt in task["attempt_list"]}, {"not fine\n"})
+
+    def test_a_run_is_submitted_and_executed_over_http(self):
+        """Nobody stays connected; the verdicts are there to be asked for."""
+        self.fleet.start_workers("w")
+        directory = str(self.fleet.directory)
+        ready = {"name": "t", "argv": list(self.fleet.meeting.argv("t")), "directory": directory}
+        body = {"suites": [{"kind": "commands", "commands": [ready]}]}
+        self.assertEqual(self.fleet.post("/api/v1/runs", body, role=Role.VIEW).status, 403)
+        submitted = self.fleet.post("/api/v1/runs", body, role=Role.SUBMIT)
+        self.assertEqual(submitted.status, 201, submitted.body)
+        self.fleet.meeting.wait_for("t")
+        self.fleet.meeting.release("t")
+        self.fleet.wait_until(lambda snapshot: not snapshot.runs, "the run ends")
+        run_id = submitted.values["run_id"]
+        self.fleet.wait_until_recorded(run_id)
+        self.assertTrue(self.fleet.get(f"/api/v1/runs/{run_id}").values["is_success"])
+
+    def test_an_operator_drains_and_resumes_a_worker(self):
+        """It finishes what runs, gets nothing new, and then serves again."""
+        self.fleet.start_workers("w")
+        run = self.fleet.submit(self.meets("first", cpus=1), self.meets("second", cpus=1, depends_on=["first"]))
+        self.fleet.meeting.wait_for("first")
+        self.assertEqual(self.fleet.post("/api/v1/workers/w/drain").status, 202)
+        self.fleet.meeting.release("first")
+        run.wait_for_verdict("first")
+        [worker] = self.fleet.get("/api/v1/workers").values["items"]
+        self.assertEqual((worker["state"], worker["running"]), ("draining", []))
+        self.assertEqual(self.fleet.post("/api/v1/workers/w/resume").status, 202)
+        self.fleet.meeting.wait_for("second")
+        self.fleet.meeting.release("second")
+        self.assertEqual(run.wait_for_end(), {"first": "passed", "second": "passed"})
+
+    def test_nothing_is_shown_without_a_token(self):
+        """Except that it lives, and the form to log in."""
+        self.assertEqual(self.fleet.get("/healthz", role=None).status, 200)
+        self.assertEqual(self.fleet.get("/login", role=None).status, 200)
+        for path in ("/", "/api/v1/status", "/api/v1/workers", "/no-such-page"):
+            with self.subTest(path):
+                self.assertEqual(self.fleet.get(path, role=None).status, 401)
+                self.assertEqual(self.fleet.get(path, token="x" * 32).status, 401)
+                self.assertEqual(self.fleet.get(path, role=Role.WORKER).status, 404 if "no-such" in path else 403)
 
 
 class FaultToleranceTests(FleetCase):
@@ -466,6 +523,7 @@ class FaultToleranceTests(FleetCase):
         self.fleet.start_workers("dies")
         run = self.fleet.submit(self.meets("t"))
         self.fleet.meeting.wait_for("t")
+        run.wait_for_start("t")
         self.fleet.kill_worker("dies")
         self.fleet.meeting.wait_until(lambda: not self.fleet.meeting.present, "it goes")
         self.fleet.start_workers("another")
@@ -529,12 +587,7 @@ class ConcurrencyTests(FleetCase):
         results = [run.outcome(name).result for name in names]
         spans = [json.loads(result.output) for result in results if result is not None]
         self.assertEqual({span["task"] for span in spans}, names)
-        moments = [(span["started"], 1) for span in spans] + [(span["ended"], -1) for span in spans]
-        together = most = 0
-        for _, change in sorted(moments):
-            together += change
-            most = max(most, together)
-        self.assertEqual(most, 5)
+        self.assertEqual(most_at_once((span["started"], span["ended"]) for span in spans), 5)
 
     def test_several_clients_at_once(self):
         """Four runs share the fleet; each hears of its own tasks only."""

@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 
 import psutil
 
+from fleetest.api.application import Api
 from fleetest.coordinator import Coordinator
-from fleetest.core import events
+from fleetest.core import commands, events
 from fleetest.core.model import Limits
 from fleetest.core.snapshot import ClusterSnapshot, WorkerSnapshot
 from fleetest.dashboard_server import DashboardServer
@@ -35,8 +36,11 @@ from fleetest.hooks import make_cluster_state, plugin_manager
 from fleetest.storage.epoch import next_epoch
 from fleetest.storage.history import HistoryRecorder
 from fleetest.storage.history_database import open_history
+from fleetest.transport.file_credentials import FileCredentials
+from fleetest.transport.identity import Role
 from fleetest.transport.server import NetworkServer
-from fleetest.transport.token import ensure_token, read_token
+from fleetest.transport.token import TOKEN_NAMES, read_token
+from fleetest.transport.token_store import TokenStore
 from support.following import FollowedRun, Work, submission
 from support.meeting import Meeting
 
@@ -86,14 +90,12 @@ class Fleet:
         self._changed = threading.Condition()
         self._changes = 0
         self._start_loop()
-        self.token_file = ensure_token(self.directory / "data")
-        self.token = read_token(self.token_file)
+        self.data = self.directory / "data"
+        TokenStore(self.data).prepare()
         self.database = self.directory / "results.duckdb"
         self.history = HistoryRecorder(self.database, keep_open=True)
         self._closing.callback(self.history.close)
-        self.state = make_cluster_state(
-            plugin_manager(load_entry_points=False), limits, next_epoch(self.token_file.parent)
-        )
+        self.state = make_cluster_state(plugin_manager(load_entry_points=False), limits, next_epoch(self.data))
         self.on_loop(self._serve())
         self._closing.callback(lambda: self.on_loop(self._stop_serving()))
         self.url = f"ws://127.0.0.1:{self.port}"
@@ -131,29 +133,31 @@ class Fleet:
 
     async def _serve(self) -> None:
         self.coordinator = Coordinator(self.state, history=self.history)
-        self._tell_of_changes(self.coordinator)
+        self.coordinator.observe(self._tell_of_change)
+        credentials = FileCredentials(self.data)
+        self.api = Api(self.coordinator, history=self.history, credentials=credentials, data_directory=self.data)
         self.server = NetworkServer(
-            token=self.token,
+            credentials=credentials,
             serve_worker=self.coordinator.serve_worker,
             serve_client=self.coordinator.serve_client,
-            pages=DashboardServer(self.coordinator.status).pages(),
+            site=DashboardServer(self.api),
+            sessions=self.api.sessions,
         )
         self.port = await self.server.start("127.0.0.1", 0)
+        self.api.start(self.server.gate)
 
-    def _tell_of_changes(self, coordinator: Coordinator) -> None:
-        apply = coordinator.apply
-
-        def apply_and_tell(event: events.Event) -> None:
-            apply(event)
-            with self._changed:
-                self._changes += 1
-                self._changed.notify_all()
-
-        coordinator.apply = apply_and_tell  # type: ignore[method-assign]
+    def _tell_of_change(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
 
     async def _stop_serving(self) -> None:
         await self.coordinator.close()
         await self.server.close()
+        await self.api.close()
+
+    def token_file(self, role: Role) -> Path:
+        return self.data / TOKEN_NAMES[role]
 
     def on_loop(self, work: Any) -> Any:
         """Run a coroutine on the coordinator's loop and wait for it."""
@@ -200,7 +204,7 @@ class Fleet:
         """Start ``fleetest worker`` as a process of its own; see ``wait_for_workers``."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
         command = [sys.executable, "-m", "fleetest", "worker", "--coordinator", self.url, "--name", name]
-        command += ["--token-file", str(token_file or self.token_file), "--slots", str(slots), *options]
+        command += ["--token-file", str(token_file or self.token_file(Role.WORKER)), "--slots", str(slots), *options]
         with self._log_file.open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -271,23 +275,40 @@ class Fleet:
 
     def submit(self, *work: Work, directory: Path | None = None) -> FollowedRun:
         """Submit these as one run, over the network as any client does. It is followed until the fleet is closed."""
-        link = open_fleet(self.url, root_directory=self.directory, token_file=self.token_file)
+        link = open_fleet(self.url, root_directory=self.directory, token_file=self.token_file(Role.SUBMIT))
         self._closing.callback(link.close)
         run = FollowedRun(link, submission(work, directory or self.directory))
         run.submit()
         return run
 
-    def get(self, path: str, *, token: str | None = None) -> Answer:
-        """An ordinary HTTP request with the token (or with another one; empty: none)."""
-        shown = self.token if token is None else token
-        headers = {"Authorization": f"Bearer {shown}"} if shown else {}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+    def get(self, path: str, *, role: Role | None = Role.VIEW, token: str = "", accept: str = "*/*") -> Answer:
+        """An ordinary HTTP request with the role's token, or with this one; role None: with none."""
+        return self._request("GET", path, role, token, None, {"Accept": accept})
+
+    def post(self, path: str, values: object = None, *, role: Role = Role.ADMIN) -> Answer:
+        body = json.dumps(values).encode() if values is not None else b""
+        return self._request("POST", path, role, "", body, {"Content-Type": "application/json"})
+
+    def _request(
+        self, method: str, path: str, role: Role | None, token: str, body: bytes | None, headers: dict[str, str]
+    ) -> Answer:
+        if not token and role is not None:
+            token = read_token(self.token_file(role))
+        if token:
+            headers = {**headers, "Authorization": f"Bearer {token}"}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        request = urllib.request.Request(url, data=body, headers=headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return Answer(answer.status, answer.headers.get_content_type(), answer.read())
         except urllib.error.HTTPError as error:
             with error:
                 return Answer(error.code, error.headers.get_content_type(), error.read())
+
+    def wait_until_recorded(self, run_id: str) -> None:
+        """Everything about a run that has ended is in the database."""
+        [(ended,)] = self.rows("SELECT count(*) FROM run_ends WHERE run_id = ?", run_id)
+        assert ended == 1, f"run {run_id} has {ended} ends"
 
     def rows(self, query: str, *values: object) -> Sequence[tuple[Any, ...]]:
         """Ask the database file, with everything in it that was recorded so far."""

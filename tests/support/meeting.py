@@ -10,7 +10,7 @@ import contextlib
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _PROGRAM = """\
@@ -137,3 +137,12 @@ def _answer(met: socket.socket, status: int) -> None:
     # It may be gone: whoever waits for its coming back will see that.
     with contextlib.suppress(OSError):
         met.sendall(bytes([status]))
+
+
+def most_at_once(spans: Iterable[tuple[float, float]]) -> int:
+    """The largest number of these spans (beginning, end) that overlap."""
+    together = most = 0
+    for _, change in sorted(moment for start, end in spans for moment in ((start, 1), (end, -1))):
+        together += change
+        most = max(most, together)
+    return most

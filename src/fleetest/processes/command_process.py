@@ -49,6 +49,7 @@ class CommandProcess:
         self._ended: asyncio.Future[tuple[int, struct_rusage]] = self._loop.create_future()
         self.started_at = time.time()
         self._started = self._loop.time()
+        orphan_watch.start()
         try:
             self._process = subprocess.Popen(
                 spec.argv,

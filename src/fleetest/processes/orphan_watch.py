@@ -24,13 +24,13 @@ for group in groups:
 
 
 class OrphanWatch:
-    """Started with the first process to be watched. Without it commands still run: what it adds is for a crash."""
+    """Without it commands still run: what it adds is for a crash."""
 
     def __init__(self) -> None:
         self._watcher: subprocess.Popen[bytes] | None = None
 
-    def add(self, group: int) -> None:
-        """This process group is to be killed if we end before ``remove``."""
+    def start(self) -> None:
+        """Be there before the process that is to be watched: starting takes long enough to be killed meanwhile."""
         if self._watcher is None:
             with contextlib.suppress(OSError):
                 self._watcher = subprocess.Popen(
@@ -41,6 +41,9 @@ class OrphanWatch:
                     bufsize=0,
                     start_new_session=True,
                 )
+
+    def add(self, group: int) -> None:
+        """This process group is to be killed if we end before ``remove``."""
         self._say(f"+{group}\n")
 
     def remove(self, group: int) -> None:
