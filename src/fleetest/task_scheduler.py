@@ -1,7 +1,8 @@
 """Which task a slot gets next.
 
-Order: priority; then, on a worker that can do what others cannot, the work that only it can do; then fair share
-between owners and their runs; then the slot's own group; then the group with most expected work; then submission.
+Order: what was passed over for too long; priority; then, on a worker that can do what others cannot, the work that
+only it can do; then fair share between owners and their runs; then the slot's own group; then what prefers such a
+worker; then the group with most expected work; then submission.
 See docs/design/scheduling.md.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from fleetest.core.ageing import Ageing
 from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
-from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup
+from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
 from fleetest.core.fair_share import FairShare
-from fleetest.core.group_queue import ClassLine, GroupQueue
+from fleetest.core.group_queue import ClassLine, GroupQueue, Level
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Choice, Wakes
+from fleetest.core.policies import NOTHING_CHOSEN, NOTHING_WOKEN, Choice, Wakes
 
 LONG_TASK_SHARE = 0.1
 """A task that takes more than this part of the ideal duration of all the work starts early, apart from its group."""
@@ -23,23 +25,33 @@ LONG_TASK_MIN_S = 1.0
 
 
 class TaskScheduler:
-    """The scheduling policy. Costs of one choice: the number of task classes with queued work, and logarithms."""
+    """The scheduling policy.
+
+    Costs of one choice: little while the slot may stay in its group; else the number of task classes with queued work
+    that fit its worker, and logarithms.
+    """
 
     def __init__(self) -> None:
         self._lines: dict[TaskClass, ClassLine] = {}
+        self._fitting: dict[int, list[ClassLine]] = {}
+        """By kind of capabilities: the lines with queued work that fit, and some that have none (any more)."""
+        self._priorities: dict[int, int] = {}
+        """Of how many lines some task had this priority."""
+        self._top_priority = 0
         self._pins: dict[TaskGroup, Slot] = {}
         self._pinned: dict[Slot, dict[TaskGroup, None]] = {}
         self._owned: dict[Slot, dict[GroupQueue, None]] = {}
         self._current: dict[Slot, GroupQueue] = {}
         """The group that the slot took from last."""
         self._share = FairShare()
-        self._wakes = Wakes({}, {}, {})
+        self._wakes = Wakes()
         self._count = 0
 
     def bind(self, placement: Placement, predict_s: Callable[[Task], float], limits: Limits) -> None:
         self._placement = placement
         self._predict_s = predict_s
         self._limits = limits
+        self._ageing = Ageing(placement, limits.ageing_s, self._wakes)
 
     # What is queued --------------------------------------------------------------------------------------------
 
@@ -51,6 +63,8 @@ class TaskScheduler:
             line = self._lines.pop(task_class, None)
             if line is not None:
                 line.count = 0
+                self._ageing.drop(line)
+                self._forget_priorities(line)
                 for worker in line.holders:
                     self._wakes.workers[worker] = None
                 for queue in line.groups.values():
@@ -74,6 +88,10 @@ class TaskScheduler:
             queue = self._queue_for(task, is_long is not None and is_long(task))
             changed.setdefault(queue, []).append(task)
         for queue, added in changed.items():
+            if not queue.line.count:
+                self._list(queue.line)
+            if not queue.level.count:
+                self._ageing.begin(queue.level, now)
             queue.put(added)
             queue.push()
             if queue.owner is not None:
@@ -87,8 +105,11 @@ class TaskScheduler:
             if isinstance(queue, GroupQueue):
                 self._left(queue, task)
                 self._release_holders(queue.line)
+                if queue.level.claim is not None and not queue.level.count:
+                    self._ageing.unclaim(queue.level)
 
     def forget_slots(self, slots: Iterable[Slot]) -> None:
+        slots = list(slots)
         for slot in slots:
             self._current.pop(slot, None)
             for group in self._pinned.pop(slot, {}):
@@ -98,14 +119,19 @@ class TaskScheduler:
                 if queue.count:
                     queue.push()
                     self._wakes.classes[queue.line.task_class] = None
+        for worker in {slot.worker: None for slot in slots}:
             for line in self._lines.values():
-                line.holders.pop(slot.worker, None)
+                line.holders.pop(worker, None)
+            self._ageing.forget(worker)
 
     def charge(self, run: Run, seconds: float) -> None:
         self._share.charge(run, seconds)
 
     def wakes(self) -> Wakes:
-        wakes, self._wakes = self._wakes, Wakes({}, {}, {})
+        wakes = self._wakes
+        if not (wakes.classes or wakes.slots or wakes.workers):
+            return NOTHING_WOKEN
+        self._wakes = self._ageing.wakes = Wakes()
         return wakes
 
     def waiting(self, task_class: TaskClass) -> int:
@@ -114,6 +140,10 @@ class TaskScheduler:
 
     def waiting_classes(self) -> Iterable[TaskClass]:
         return [line.task_class for line in self._lines.values() if line.count]
+
+    def has_work(self, worker: Worker) -> bool:
+        is_eligible = self._placement.is_eligible
+        return any(line.count and is_eligible(line.task_class, worker) for line in self._lines_for(worker))
 
     def why(self, task: Task) -> str:
         queue = task.place
@@ -127,28 +157,33 @@ class TaskScheduler:
         tasks: list[Task] = []
         is_empty = not slot.leases
         taken_s = 0.0
+        self._ageing.look(self._lines.values(), now)
         while room_tasks > len(tasks):
-            queue, hold = self._best(slot, is_empty=is_empty and not tasks)
-            if hold is not None:
-                if tasks:
-                    break
-                return Choice(hold=hold)
+            queue = self._stays_in(slot, is_empty=is_empty and not tasks)
             if queue is None:
-                break
+                queue, hold = self._best(slot, is_empty=is_empty and not tasks)
+                if hold is not None:
+                    if tasks:
+                        break
+                    return Choice(hold=hold)
+                if queue is None:
+                    break
             line = queue.line
             limit_s = min(room_s, taken_s + self._fair_part_s(line))
             if tasks and taken_s >= limit_s:
                 break
             queue = self._enter(queue, slot)
-            if line.task_class.requirements.reserves:
+            if line.task_class.reserves:
                 self._take(queue, tasks, 1, 0.0, 0.0)
                 line.holders.pop(slot.worker, None)
                 self._release_holders(line)
+                self._ageing.served(queue.level, now)
                 break
             taken_s = self._take(queue, tasks, room_tasks, limit_s, taken_s)
+            self._ageing.served(queue.level, now)
             if taken_s >= limit_s:
                 break
-        return Choice(tasks)
+        return Choice(tasks) if tasks else NOTHING_CHOSEN
 
     def _fair_part_s(self, line: ClassLine) -> float:
         """Guided self-scheduling: large portions first, single tasks at the end, so that all slots end together."""
@@ -157,33 +192,67 @@ class TaskScheduler:
 
     def _take(self, queue: GroupQueue, tasks: list[Task], room_tasks: int, limit_s: float, taken_s: float) -> float:
         """Move tasks from the queue's front to ``tasks``: at least one, then while below the limits."""
-        predict_s, waiting = self._predict_s, queue.tasks
-        first = True
-        while waiting and len(tasks) < room_tasks and (first or taken_s < limit_s):
+        waiting = queue.tasks
+        before, known_s, unknown = len(tasks), 0.0, 0
+        while waiting and len(tasks) < room_tasks and (len(tasks) == before or taken_s < limit_s):
             task = waiting.popleft()
             if task.place is not queue:
                 continue
-            self._left(queue, task)
-            queue.before = task
+            task.place = None
             tasks.append(task)
-            taken_s += predict_s(task)
-            first = False
+            expected_s = task.spec.expected_s
+            if expected_s is None:
+                unknown += 1
+                taken_s += self._predict_s(task)
+            else:
+                known_s += expected_s
+                taken_s += expected_s
+        if len(tasks) > before:
+            queue.before = tasks[-1]
+            queue.adjust_all(before - len(tasks), -known_s, -unknown)
+            self._emptied(queue)
         return taken_s
+
+    def _stays_in(self, slot: Slot, *, is_empty: bool) -> GroupQueue | None:
+        """The slot's own group if it is clear, without a look at other lines, that nothing goes before it."""
+        queue = self._current.get(slot)
+        if queue is None or not queue.count or queue.owner is not slot or self._ageing.has_any:
+            return None
+        level = queue.level
+        line = level.line
+        task_class, placement, worker = line.task_class, self._placement, slot.worker
+        if level.priority != self._top_priority or level is not line.levels[0]:
+            return None
+        if task_class.reserves and not (
+            is_empty and not task_class.requirements.alone and placement.can_reserve(worker, task_class.requirements)
+        ):
+            return None
+        if not placement.is_eligible(task_class, worker) or not self._share.may_stay(task_class.run):
+            return None
+        if not placement.is_scarce(task_class) and any(
+            line.count and placement.is_scarce(line.task_class) for line in self._lines_for(worker)
+        ):
+            return None
+        return queue
 
     def _best(self, slot: Slot, *, is_empty: bool) -> tuple[GroupQueue | None, TaskClass | None]:
         """The group to take from next, or the class for which the slot (or its whole worker) should run dry."""
-        worker, placement = slot.worker, self._placement
+        if self._ageing.has_any:
+            queue, hold = self._aged(slot, is_empty=is_empty)
+            if queue is not None or hold is not None:
+                return queue, hold
+        worker = slot.worker
         found: list[tuple[GroupQueue, bool]] = []
-        for line in self._lines.values():
-            task_class = line.task_class
-            if not line.count or not placement.is_eligible(task_class, worker):
+        for line in self._lines_for(worker):
+            if not line.count or not self._placement.is_eligible(line.task_class, worker):
                 continue
-            requirements = task_class.requirements
             holds = False
-            if requirements.reserves:
-                if not placement.can_reserve(worker, requirements):
+            if line.task_class.reserves:
+                if not self._placement.can_reserve(worker, line.task_class.requirements) or (
+                    self._ageing.has_claims and self._ageing.is_kept_from(line, worker)
+                ):
                     continue
-                holds = not is_empty or (requirements.alone and worker.lease_count > 0)
+                holds = self._needs_dry(line, slot, is_empty=is_empty)
                 if holds and not self._may_hold(line, slot):
                     continue
             queue = self._best_group(line, slot)
@@ -192,12 +261,41 @@ class TaskScheduler:
         if not found:
             return None, None
         best, holds = found[0] if len(found) == 1 else self._first(found, slot)
-        task_class = best.line.task_class
-        if not holds:
-            return best, None
-        if task_class.requirements.alone:
-            best.line.holders[worker] = None
-        return None, task_class
+        return (None, self._hold(best.line, slot)) if holds else (best, None)
+
+    def _aged(self, slot: Slot, *, is_empty: bool) -> tuple[GroupQueue | None, TaskClass | None]:
+        """The same for work that was passed over too long, whatever its rank."""
+        worker = slot.worker
+        for level in self._ageing.levels():
+            line = level.line
+            if not self._placement.is_eligible(line.task_class, worker):
+                continue
+            if line.task_class.reserves:
+                requirements = line.task_class.requirements
+                if self._ageing.has_claims and self._ageing.is_kept_from(line, worker):
+                    continue
+                if not self._placement.can_reserve(worker, requirements):
+                    # Smaller ones would take what becomes free, one after the other, for ever.
+                    self._ageing.claim(level, worker)
+                    continue
+                if self._needs_dry(line, slot, is_empty=is_empty):
+                    if self._may_hold(line, slot):
+                        return None, self._hold(line, slot)
+                    continue
+            queue = next((queue for queue in self._owned.get(slot, ()) if queue.level is level and queue.count), None)
+            queue = queue or level.best_fresh() or level.best_active()
+            if queue is not None:
+                return queue, None
+        return None, None
+
+    def _needs_dry(self, line: ClassLine, slot: Slot, *, is_empty: bool) -> bool:
+        """True if this reserving line has to wait until the slot, or its whole worker, has nothing else."""
+        return not is_empty or (line.task_class.requirements.alone and slot.worker.lease_count > 0)
+
+    def _hold(self, line: ClassLine, slot: Slot) -> TaskClass:
+        if line.task_class.requirements.alone:
+            line.holders[slot.worker] = None
+        return line.task_class
 
     def _first(self, found: list[tuple[GroupQueue, bool]], slot: Slot) -> tuple[GroupQueue, bool]:
         """Of the best groups of several classes the one whose turn it is."""
@@ -210,10 +308,20 @@ class TaskScheduler:
             current.line.task_class.run if any(queue is current for queue, _ in level) and current else None,
         )
 
+        capability_kind, preference = slot.worker.capability_kind, self._placement.preference
+
         def turn(candidate: tuple[GroupQueue, bool]) -> tuple[float | bool, ...]:
             queue = candidate[0]
             task_class = queue.line.task_class
-            return *turns[task_class.run], task_class.requirements.alone, queue is not current, *queue.key[1:]
+            requirements = task_class.requirements
+            return (
+                *turns[task_class.run],
+                requirements.alone,
+                queue is not current,
+                -preference(task_class.kind, capability_kind),
+                not requirements.prefers,
+                *queue.key,
+            )
 
         return min(level, key=turn)
 
@@ -263,8 +371,7 @@ class TaskScheduler:
         return queue
 
     def _split(self, queue: GroupQueue) -> GroupQueue:
-        line = queue.line
-        far = GroupQueue(line, queue.group, queue.durations, queue.priority, self._next())
+        far = GroupQueue(queue.level, queue.group, queue.durations, self._next())
         half_s = queue.expected_s / 2
         moved_s = 0.0
         while queue.count > 1 and (not far.count or moved_s < half_s):
@@ -310,11 +417,12 @@ class TaskScheduler:
         if line is None:
             line = self._lines[task.task_class] = ClassLine(task.task_class)
         if apart:
-            return GroupQueue(line, TaskGroup(task.group.name), task.group.durations, task.priority, self._next())
+            level = self._level(line, task.priority)
+            return GroupQueue(level, TaskGroup(task.group.name), task.group.durations, self._next())
         key = (id(task.group), task.priority)
         queue = line.groups.get(key)
         if queue is None:
-            queue = GroupQueue(line, task.group, task.group.durations, task.priority, self._next())
+            queue = GroupQueue(self._level(line, task.priority), task.group, task.group.durations, self._next())
             line.groups[key] = queue
         if not queue.count:
             self._take_up(queue, task)
@@ -340,8 +448,54 @@ class TaskScheduler:
         """The task is no longer queued here."""
         task.place = None
         queue.adjust(task.spec.expected_s, -1)
+        self._emptied(queue)
+
+    def _emptied(self, queue: GroupQueue) -> None:
         if not queue.count and queue.owner is not None and not queue.group.keep_together:
             self._owned.get(queue.owner, {}).pop(queue, None)
+
+    # Lines -----------------------------------------------------------------------------------------------------
+
+    def _level(self, line: ClassLine, priority: int) -> Level:
+        count = len(line.levels)
+        level = line.level(priority)
+        if len(line.levels) > count:
+            self._priorities[priority] = self._priorities.get(priority, 0) + 1
+            self._top_priority = max(self._priorities)
+        return level
+
+    def _forget_priorities(self, line: ClassLine) -> None:
+        for level in line.levels:
+            self._priorities[level.priority] -= 1
+            if not self._priorities[level.priority]:
+                del self._priorities[level.priority]
+        self._top_priority = max(self._priorities, default=0)
+
+    def _list(self, line: ClassLine) -> None:
+        """Something is queued in it again."""
+        for capability_kind, lines in self._fitting.items():
+            if capability_kind not in line.listed and self._placement.fits(line.task_class.kind, capability_kind):
+                line.listed.add(capability_kind)
+                lines.append(line)
+
+    def _lines_for(self, worker: Worker) -> Sequence[ClassLine]:
+        """Lines with queued work that fit the worker's capabilities."""
+        capability_kind = worker.capability_kind
+        lines = self._fitting.get(capability_kind)
+        if lines is None:
+            fits = self._placement.fits
+            lines = [
+                line for line in self._lines.values() if line.count and fits(line.task_class.kind, capability_kind)
+            ]
+            self._fitting[capability_kind] = lines
+            for line in lines:
+                line.listed.add(capability_kind)
+        elif any(not line.count for line in lines):
+            for line in lines:
+                if not line.count:
+                    line.listed.discard(capability_kind)
+            lines = self._fitting[capability_kind] = [line for line in lines if line.count]
+        return lines
 
     def _release_holders(self, line: ClassLine) -> None:
         while len(line.holders) > line.count:
@@ -371,8 +525,11 @@ class TaskScheduler:
 
 def _is_worth_dividing(queue: GroupQueue) -> bool:
     """False for the rest of a class with little work: whoever is in it finishes it."""
-    begun, last = queue.before or queue.first(), queue.last()
-    if begun is None or last is None or begun is last or not is_same_class(begun, last):
+    first, last = queue.first(), queue.last()
+    if last is None:
+        return True
+    is_begun = queue.before is not None and is_same_class(queue.before, last)
+    if not is_begun and (first is None or first is last or not is_same_class(first, last)):
         return True
     return queue.expected_s >= 2 * WORTH_DIVIDING_S
 

@@ -465,6 +465,52 @@ def test_a_scarce_worker_takes_first_what_only_it_can_do(cluster):
     assert running(cluster)["g", 0] == "gpu"
 
 
+# Preferences -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_to_the_empty_worker_that_satisfies_most_of_what_it_prefers(cluster):
+    cluster.join("p", capabilities=PLAIN)
+    cluster.join("old", capabilities=OLD_GPU)
+    cluster.join("new", capabilities=GPU)
+    cluster.apply(events.RunSubmitted(RUN))
+    for worker in ("p", "old", "new"):
+        cluster.ready(worker)
+    cluster.plan(task("a", requirements=needs(prefer="cuda>=12")))
+    assert cluster.worker_of("a") == "new"
+
+
+def test_a_preference_keeps_no_task_from_the_only_empty_worker(cluster):
+    cluster.join("p", capabilities=PLAIN)
+    cluster.submit(task("a", requirements=needs(prefer="cuda>=12")))
+    assert cluster.worker_of("a") == "p"
+
+
+def test_a_slot_takes_last_what_would_rather_be_elsewhere(cluster):
+    cluster.join("p", capabilities=PLAIN)
+    rather_gpu = needs(prefer="cuda>=12")
+    cluster.submit(
+        *(task(f"g{i}", group=f"g{i}", requirements=rather_gpu, expected_s=2.0) for i in range(2)),
+        *(task(f"p{i}", group=f"p{i}", expected_s=1.0) for i in range(2)),
+    )
+    assert [name for _, name in work_off(cluster)] == ["p0", "p1", "g0", "g1"]
+
+
+# Retries -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_avoids_every_worker_where_it_failed_and_then_the_latest(cluster):
+    for name in ("w1", "w2", "w3"):
+        cluster.join(name)
+    cluster.submit(task("a", retries=4))
+    tried = []
+    for _ in range(4):
+        tried.append(cluster.worker_of("a"))
+        cluster.finish("a", verdict=Verdict.FAILED)
+    assert len(set(tried[:3])) == 3
+    assert tried[3] != tried[2]
+    assert "a" in cluster.leases
+
+
 # Why ---------------------------------------------------------------------------------------------------------------
 
 

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum
-from itertools import islice
+from functools import partial
 
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
 from fleetest.core.entities import Slot, Task, TaskClass, Worker
+from fleetest.core.hungry_slots import HungrySlots, Room
 from fleetest.core.lifecycle import TaskState
-
-_CHUNK = 64
-
-
-class Room(Enum):
-    """What a slot could take."""
-
-    EMPTY = "empty"
-    WANTING = "wanting"
-    """Little waits behind its first lease."""
-    FULL = "full"
-    BLOCKED = "blocked"
-    """Nothing may follow what it has, however much waits."""
 
 
 class Dispatch:
@@ -30,9 +17,7 @@ class Dispatch:
 
     def __init__(self, cluster: Cluster, attempts: AttemptHandling) -> None:
         self._cluster, self._attempts = cluster, attempts
-        self._hungry: dict[tuple[int, Room], dict[Slot, None]] = {}
-        """Slots that have room and found nothing, by capability kind."""
-        self._listed: dict[Slot, tuple[int, Room]] = {}
+        self._hungry = HungrySlots(cluster.balancing.order)
         self._refused: set[Slot] = set()
         self._put_back: dict[Task, None] = {}
         """Proposals that the core did not accept."""
@@ -64,51 +49,58 @@ class Dispatch:
             asking, offered = self._collect()
             if not asking and not offered:
                 break
-            for slot in asking:
-                self._list(slot)
             for room in (Room.EMPTY, Room.WANTING):
                 for slot in asking:
                     if self._room(slot) is room:
                         self._fill(slot)
                 # Who has just got its first lease is asked again in the second round, for a successor.
-                asking += self._offer(offered, room)
-            touched.update(dict.fromkeys(asking))
+                if offered:
+                    asking += self._offer(offered, room)
+            for slot in asking:
+                touched[slot] = None
+                self._hungry.put(slot, self._room(slot))
 
     def empty_slots(self) -> list[Slot]:
         """Slots of workers that accept work which have no lease."""
-        return [slot for (_, room), slots in self._hungry.items() if room is Room.EMPTY for slot in slots]
+        return self._hungry.empty()
 
     @property
     def has_empty_slots(self) -> bool:
-        return any(slots for (_, room), slots in self._hungry.items() if room is Room.EMPTY)
+        return self._hungry.has_empty
 
     def forget(self, slots: Iterable[Slot]) -> None:
         """These slots are gone."""
         for slot in slots:
-            self._unlist(slot)
+            self._hungry.remove(slot)
             self._cluster.asking.pop(slot, None)
 
     # ---------------------------------------------------------------------------------------------------------------
 
     def _collect(self) -> tuple[list[Slot], list[TaskClass]]:
+        """Slots that may have room, those of the least special and then the best workers first; and what is offered."""
         cluster = self._cluster
         wakes = cluster.scheduling.wakes()
+        offered = list(wakes.classes)
         cluster.ask(wakes.slots)
         for worker in wakes.workers:
             cluster.ask(worker.slots)
+        cluster.released_locks.update(wakes.locks)
         if cluster.released_locks:
-            for task_class in cluster.scheduling.waiting_classes():
-                if not cluster.released_locks.isdisjoint(task_class.requirements.locks):
-                    wakes.classes[task_class] = None
+            offered += [
+                task_class
+                for task_class in cluster.scheduling.waiting_classes()
+                if not cluster.released_locks.isdisjoint(task_class.requirements.locks)
+                and task_class not in wakes.classes
+            ]
             cluster.released_locks.clear()
         asking = [slot for slot in cluster.asking if not slot.worker.state.is_gone]
         cluster.asking.clear()
-        if len(asking) > 1:
-            special = cluster.placement.specialness
-            order = cluster.balancing.order
-            ranks = {worker: (special(worker.capability_kind), order(worker)) for worker in {s.worker for s in asking}}
+        if len(asking) > 1 and any(slot.worker is not asking[0].worker for slot in asking):
+            workers = dict.fromkeys(slot.worker for slot in asking)
+            special, order = cluster.placement.specialness, cluster.balancing.order
+            ranks = {worker: (special(worker.capability_kind), order(worker)) for worker in workers}
             asking.sort(key=lambda slot: ranks[slot.worker])
-        return asking, list(wakes.classes)
+        return asking, offered
 
     def _room(self, slot: Slot) -> Room:
         worker = slot.worker
@@ -136,42 +128,47 @@ class Dispatch:
         deeper = prefetch_s / limits.prefetch_s if prefetch_s > limits.prefetch_s > 0.0 else 1.0
         return prefetch_s, limits.prefetch_tasks_max * deeper
 
-    def _list(self, slot: Slot) -> None:
-        room = self._room(slot)
-        if room not in (Room.EMPTY, Room.WANTING):
-            self._unlist(slot)
-            return
-        key = (slot.worker.capability_kind, room)
-        if self._listed.get(slot) != key:
-            self._unlist(slot)
-            self._listed[slot] = key
-            self._hungry.setdefault(key, {})[slot] = None
-
-    def _unlist(self, slot: Slot) -> None:
-        key = self._listed.pop(slot, None)
-        if key is not None:
-            del self._hungry[key][slot]
-
     def _offer(self, offered: Sequence[TaskClass], room: Room) -> Iterator[Slot]:
         """Let hungry slots that fit take from the offered classes; yields those that took something."""
-        placement, waiting = self._cluster.placement, self._cluster.scheduling.waiting
-        order = self._cluster.balancing.order
-        kinds = sorted({kind for kind, listed in self._hungry if listed is room}, key=placement.specialness)
-        for kind in kinds:
+        placement, scheduling = self._cluster.placement, self._cluster.scheduling
+        offered = [task_class for task_class in offered if placement.eligible_slots(task_class)]
+        if room is Room.EMPTY:
+            yield from self._offer_to_preferred(offered)
+        if not offered:
+            return
+        for kind in sorted(self._hungry.kinds(room), key=placement.specialness):
             fitting = [task_class for task_class in offered if placement.fits(task_class.kind, kind)]
-            slots = self._hungry[kind, room]
-            tried = 0
-            while any(waiting(task_class) for task_class in fitting):
-                chunk = sorted(islice(slots, tried, tried + _CHUNK), key=lambda slot: order(slot.worker))
-                if not chunk:
+            for slot in self._hungry.best_first(room, kind):
+                fitting = [task_class for task_class in fitting if scheduling.waiting(task_class)]
+                if not fitting:
                     break
-                for slot in chunk:
-                    if self._fill(slot):
+                if self._could_take(slot, room, fitting) and self._fill(slot):
+                    yield slot
+
+    def _offer_to_preferred(self, offered: Sequence[TaskClass]) -> Iterator[Slot]:
+        """Empty slots first whose workers satisfy most of what the tasks of a class prefer."""
+        placement, waiting = self._cluster.placement, self._cluster.scheduling.waiting
+        for task_class in offered:
+            if not task_class.requirements.prefers:
+                continue
+            kinds = [kind for kind in self._hungry.kinds(Room.EMPTY) if placement.fits(task_class.kind, kind)]
+            kinds.sort(key=placement.specialness)
+            kinds.sort(key=partial(placement.preference, task_class.kind), reverse=True)
+            for kind in kinds:
+                for slot in self._hungry.best_first(Room.EMPTY, kind):
+                    if not waiting(task_class):
+                        break
+                    if self._could_take(slot, Room.EMPTY, [task_class]) and self._fill(slot):
                         yield slot
-                        if not any(waiting(task_class) for task_class in fitting):
-                            break
-                    if slot in slots:
-                        tried += 1
+
+    def _could_take(self, slot: Slot, room: Room, offered: Iterable[TaskClass]) -> bool:
+        """A cheap look before the policy is asked: where much is hungry, most of it is so for a reason."""
+        placement, worker = self._cluster.placement, slot.worker
+        return self._room(slot) is room and any(
+            placement.is_eligible(task_class, worker)
+            and (not task_class.reserves or placement.can_reserve(worker, task_class.requirements))
+            for task_class in offered
+        )
 
     def _fill(self, slot: Slot) -> bool:
         """Grant the slot what the policy chooses. True if that was anything."""
@@ -192,9 +189,10 @@ class Dispatch:
             self._refused.add(slot)
             if not slot.leases:
                 self.left_empty[slot] = None
-        # On probation one lease closes the other slots too.
-        for changed in worker.slots if granted and worker.is_on_probation else (slot,):
-            self._list(changed)
+        if granted and worker.is_on_probation:
+            # One lease closes its other slots too.
+            for other in worker.slots:
+                self._hungry.put(other, self._room(other))
         return granted
 
     def _grant(self, slot: Slot, tasks: Sequence[Task]) -> bool:
@@ -240,10 +238,7 @@ class Dispatch:
         if (
             slot in self._refused
             or self._room(slot) is Room.BLOCKED
-            or not any(
-                self._cluster.placement.is_eligible(task_class, slot.worker)
-                for task_class in self._cluster.scheduling.waiting_classes()
-            )
+            or not self._cluster.scheduling.has_work(slot.worker)
         ):
             slot.is_told_idle = True
             self._cluster.outbox.idle(slot)

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from fleetest.core.entities import Durations, Slot, Task, TaskClass, TaskGroup, Worker
+from fleetest.core.model import Instant
 
 UNKNOWN_S = 0.1
 """Weight of a task of unknown duration while nothing of its run has finished."""
 
-HeapEntry: TypeAlias = "tuple[int, float, int, GroupQueue]"
+HeapEntry: TypeAlias = "tuple[float, int, GroupQueue]"
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class GroupQueue:
     """Queued tasks of one class, group and priority, in planned order."""
 
-    line: ClassLine
+    level: Level
     group: TaskGroup
     durations: Durations
-    priority: int
     order: int
     tasks: deque[Task] = field(default_factory=deque)
     """May hold tasks that have left; those have another ``place``."""
@@ -33,12 +33,22 @@ class GroupQueue:
     owner: Slot | None = None
     before: Task | None = None
     """What was taken last, if everything queued comes after it."""
-    key: tuple[int, float, int] = (0, 0.0, 0)
+    key: tuple[float, int] = (0.0, 0)
     """Of its valid heap entry."""
+
+    @property
+    def line(self) -> ClassLine:
+        return self.level.line
+
+    @property
+    def priority(self) -> int:
+        return self.level.priority
 
     @property
     def expected_s(self) -> float:
         """Predicted work of everything in it."""
+        if not self.unknown:
+            return self.known_s
         return self.known_s + self.unknown * unknown_s(self.durations, self.line.task_class.run.durations)
 
     def put(self, tasks: Sequence[Task]) -> None:
@@ -68,28 +78,31 @@ class GroupQueue:
 
     def adjust(self, expected_s: float | None, by: int) -> None:
         """Count one task in or out."""
-        line = self.line
-        self.count += by
-        line.count += by
         if expected_s is None:
-            self.unknown += by
-            line.unknown += by
+            self.adjust_all(by, 0.0, by)
         else:
-            self.known_s += by * expected_s
-            line.known_s += by * expected_s
+            self.adjust_all(by, by * expected_s, 0)
+
+    def adjust_all(self, count: int, known_s: float, unknown: int) -> None:
+        """Count tasks in (or out, all three negative): ``unknown`` of them have no expected duration."""
+        level = self.level
+        line = level.line
+        self.count += count
+        level.count += count
+        line.count += count
+        self.unknown += unknown
+        line.unknown += unknown
         # Sums of fractions drift; nothing is nothing.
-        if not self.count:
-            self.known_s = 0.0
-        if not line.count:
-            line.known_s = 0.0
+        self.known_s = self.known_s + known_s if self.count else 0.0
+        line.known_s = line.known_s + known_s if line.count else 0.0
 
     def push(self) -> None:
         """List it anew among the groups of its line; earlier entries are void."""
-        self.key = (-self.priority, -self.expected_s, self.order)
+        self.key = (-self.expected_s, self.order)
         if self.owner is None:
-            heapq.heappush(self.line.fresh, (*self.key, self))
+            heapq.heappush(self.level.fresh, (*self.key, self))
         elif not self.group.keep_together:
-            heapq.heappush(self.line.active, (*self.key, self))
+            heapq.heappush(self.level.active, (*self.key, self))
 
     def close(self) -> None:
         """Forget everything in it."""
@@ -101,48 +114,96 @@ class GroupQueue:
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class Level:
+    """Everything that is queued of one task class with one priority."""
+
+    line: ClassLine
+    priority: int
+    count: int = 0
+    fresh: list[HeapEntry] = field(default_factory=list)
+    """Groups that no slot is in."""
+    active: list[HeapEntry] = field(default_factory=list)
+    """Groups that some slot is in and others may help with."""
+    served_at: Instant = 0.0
+    """When a slot took something of it last, or since when something waits."""
+    portions: int = 0
+    """How many portions the whole fleet had taken then."""
+    claim: Worker | None = None
+    """The worker on which everything that its next task reserves is kept for it."""
+
+    def best_fresh(self) -> GroupQueue | None:
+        """The first group that no slot is in."""
+        return _top(self.fresh, is_owned=False)
+
+    def best_active(self) -> GroupQueue | None:
+        """The group with most work left that some slot is in."""
+        return _top(self.active, is_owned=True)
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class ClassLine:
     """Everything that is queued of one task class."""
 
     task_class: TaskClass
     groups: dict[tuple[int, int], GroupQueue] = field(default_factory=dict)
     """By identity of the group, and priority: where further tasks of it are put."""
-    fresh: list[HeapEntry] = field(default_factory=list)
-    """Groups that no slot is in."""
-    active: list[HeapEntry] = field(default_factory=list)
-    """Groups that some slot is in and others may help with."""
+    levels: list[Level] = field(default_factory=list)
+    """Highest priority first."""
     count: int = 0
     known_s: float = 0.0
     unknown: int = 0
+    listed: set[int] = field(default_factory=set)
+    """Kinds of capabilities under which the scheduler has listed it as waiting."""
     holders: dict[Worker, None] = field(default_factory=dict)
     """Workers that run empty for a task which needs one alone."""
 
     @property
     def expected_s(self) -> float:
         """Predicted work of everything in it."""
+        if not self.unknown:
+            return self.known_s
         return self.known_s + self.unknown * unknown_s(self.task_class.run.durations)
+
+    def level(self, priority: int) -> Level:
+        """The level of this priority, made if it is the first task of it."""
+        for level in self.levels:
+            if level.priority == priority:
+                return level
+        level = Level(self, priority)
+        self.levels.append(level)
+        self.levels.sort(key=lambda level: -level.priority)
+        return level
 
     def best_fresh(self) -> GroupQueue | None:
         """The first group that no slot is in."""
-        return self._top(self.fresh, is_owned=False)
+        for level in self.levels:
+            queue = level.best_fresh() if level.count else None
+            if queue is not None:
+                return queue
+        return None
 
     def best_active(self) -> GroupQueue | None:
-        """The group with most work left that some slot is in."""
-        return self._top(self.active, is_owned=True)
-
-    def _top(self, heap: list[HeapEntry], *, is_owned: bool) -> GroupQueue | None:
-        """The best group of the heap; entries whose group has changed since are dropped or put right here."""
-        while heap:
-            priority, cost, order, queue = heap[0]
-            if not queue.count or (queue.owner is not None) != is_owned or queue.key != (priority, cost, order):
-                heapq.heappop(heap)
-                continue
-            if is_owned and -cost > 1.05 * queue.expected_s:
-                heapq.heappop(heap)
-                queue.push()
-                continue
-            return queue
+        """The group of the highest priority with most work left that some slot is in."""
+        for level in self.levels:
+            queue = level.best_active() if level.count else None
+            if queue is not None:
+                return queue
         return None
+
+
+def _top(heap: list[HeapEntry], *, is_owned: bool) -> GroupQueue | None:
+    """The best group of the heap; entries whose group has changed since are dropped or put right here."""
+    while heap:
+        cost, order, queue = heap[0]
+        if not queue.count or (queue.owner is not None) != is_owned or queue.key != (cost, order):
+            heapq.heappop(heap)
+            continue
+        if is_owned and -cost > 1.05 * queue.expected_s:
+            heapq.heappop(heap)
+            queue.push()
+            continue
+        return queue
+    return None
 
 
 def unknown_s(*durations: Durations) -> float:

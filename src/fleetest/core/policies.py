@@ -6,7 +6,7 @@ Policies see the records of the state and never change them, except ``Task.place
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -29,9 +29,16 @@ class Choice:
 class Wakes:
     """Who can use what has just been queued: any worker that fits these classes, and these slots and workers."""
 
-    classes: dict[TaskClass, None]
-    slots: dict[Slot, None]
-    workers: dict[Worker, None]
+    classes: dict[TaskClass, None] = field(default_factory=dict)
+    slots: dict[Slot, None] = field(default_factory=dict)
+    workers: dict[Worker, None] = field(default_factory=dict)
+    locks: dict[str, None] = field(default_factory=dict)
+    """Names that are no longer kept for somebody."""
+
+
+NOTHING_CHOSEN = Choice()
+NOTHING_WOKEN = Wakes()
+"""To be read only."""
 
 
 class SchedulingPolicy(Protocol):
@@ -72,6 +79,9 @@ class SchedulingPolicy(Protocol):
 
     def waiting_classes(self) -> Iterable[TaskClass]:
         """Every class with queued tasks."""
+
+    def has_work(self, worker: Worker) -> bool:
+        """True if anything is queued that could run on this worker if everything were free."""
 
     def why(self, task: Task) -> str:
         """Why this queued task, which could run on a free slot, has not been chosen yet."""
