@@ -56,6 +56,12 @@ class CoordinatorSettings:
     public_host: tuple[str, ...] = ()
     reconnect_grace_s: float = 15.0
     """How long a worker whose connection broke may take to come back and go on with its running tests."""
+    heartbeat_interval_s: float = 5.0
+    """Workers beat so often; one is suspect after three intervals of silence and lost after six."""
+    alert_webhook: tuple[str, ...] = ()
+    """URLs to which alerts are posted."""
+    alert_secret_file: Path | None = None
+    """Holds the secret that signs them."""
     balancing: str | None = None
     """Name of the balancing policy; None: what a plugin offers, else adaptive."""
 
@@ -78,6 +84,10 @@ class WorkerSettings:
     tls_ca: Path | None = None
     wait_s: float = 60.0
     """How long the coordinator may take to be there at first."""
+    probe: str | None = None
+    """A command line that must succeed before this machine gets work."""
+    probe_interval_s: float = 60.0
+    probe_timeout_s: float = 30.0
 
 
 Settings = TypeVar("Settings", CoordinatorSettings, WorkerSettings)

@@ -10,14 +10,16 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fleetest.core import commands, events
+from fleetest.core.cluster_state import STALL_S
 from fleetest.core.model import Capabilities, RunId, WorkerId
 from fleetest.errors import LinkClosed, RemoteProtocolError
 from fleetest.live_run import RUN_MESSAGES, ClientLink, ExpectedDurations, LiveRun
+from fleetest.processes.identity import is_alive, wait_dead
 from fleetest.storage import records
 from fleetest.storage.records import HistorySink
 from fleetest.transport.link import Link
@@ -56,6 +58,8 @@ class _WorkerPeer:
     """Wall time."""
     load_average: float = 0.0
     memory_available_bytes: int = 0
+    process: str = ""
+    """Its identity, if it is of this machine and its end can be seen from here."""
 
     @property
     def host(self) -> str:
@@ -109,6 +113,7 @@ class Coordinator:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closings: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._on_command: dict[type, Callable[[Any], None]] = {
             commands.PublishOutcomes: lambda c: self._runs[c.run_id].publish_outcomes(c),
             commands.PublishStarted: lambda c: self._runs[c.run_id].publish_started(c),
@@ -182,6 +187,8 @@ class Coordinator:
         for run_id in self._runs:
             self.record(records.RunEnded(run_id=run_id, ended_at=time.time(), outcome="abandoned"))
         self._runs.clear()
+        for task in self._background:
+            task.cancel()
         self._close_all_links("the coordinator is stopping", CLOSED_GOING_AWAY)
         while self._closings:
             await asyncio.wait(self._closings)
@@ -234,7 +241,7 @@ class Coordinator:
         return wire.Welcome(
             version=wire.PROTOCOL_VERSION,
             epoch=self._state.cluster.epoch,
-            heartbeat_interval_s=self._state.cluster.limits.heartbeat_interval_s,
+            heartbeat_interval_s=self._state.cluster.heartbeat_interval_s(),
             worker_id=worker_id,
         )
 
@@ -243,9 +250,17 @@ class Coordinator:
             self._close_soon(link, reason, code)
 
     def _close_soon(self, link: Link[Any, Any], reason: str, code: int) -> None:
-        task = asyncio.get_running_loop().create_task(link.close(reason, code))
-        self._closings.add(task)
-        task.add_done_callback(self._closings.discard)
+        self._keep(self._closings, link.close(reason, code))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Ends with the coordinator at the latest."""
+        self._keep(self._background, work)
+
+    @staticmethod
+    def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     # Events and commands -------------------------------------------------------------------------------------
 
@@ -298,7 +313,10 @@ class Coordinator:
     def _on_timer(self) -> None:
         self._timer = None
         due = self._state.next_deadline()
-        if due is not None and due <= self._clock():
+        now = self._clock()
+        if due is not None and now - due > STALL_S:
+            _log.warning("the coordinator did not run for %.1f s: this is not held against the workers", now - due)
+        if due is not None and due <= now:
             self.apply(events.DeadlineReached())
         else:
             self._arm_timer()
@@ -319,7 +337,8 @@ class Coordinator:
         if older is not None:
             self._close_soon(older.link, "replaced by a newer link of this worker", CLOSED_POLICY)
         is_same_session = hello.session in self._session_names
-        peer = self._workers[worker_id] = _WorkerPeer(worker_id, link, hello, time.time())
+        process = hello.process if is_alive(hello.process) else ""
+        peer = self._workers[worker_id] = _WorkerPeer(worker_id, link, hello, time.time(), process=process)
         self._session_names[hello.session] = worker_id
         link.send(self._welcome(worker_id))
         seen = records.WorkerSeen(worker_id, hello.host, hello.slots, hello.capabilities, time.time())
@@ -328,7 +347,9 @@ class Coordinator:
         self._joining = worker_id
         try:
             self.apply(
-                events.WorkerJoined(worker_id, hello.session, hello.slots, hello.capabilities, hello.held_leases)
+                events.WorkerJoined(
+                    worker_id, hello.session, hello.slots, hello.capabilities, hello.held_leases, hello.has_probe
+                )
             )
         finally:
             self._joining = None
@@ -363,9 +384,17 @@ class Coordinator:
         if self._is_closing:
             return
         self.apply(events.WorkerDisconnected(peer.worker_id, reason, said_goodbye=said_goodbye))
+        if peer.process and not said_goodbye:
+            self._in_background(self._look_for_death(peer))
         for run in list(self._runs.values()):
             run.worker_gone(peer.worker_id)
         self._tell_clients_of_fleet()
+
+    async def _look_for_death(self, peer: _WorkerPeer) -> None:
+        """A worker of this machine whose process has ended is not waited for."""
+        is_dead = await wait_dead(peer.process, self._state.cluster.limits.reconnect_grace_s)
+        if is_dead and peer.worker_id not in self._workers:
+            self.apply(events.WorkerDisconnected(peer.worker_id, "its process died", process_is_dead=True))
 
     def tell_worker(self, worker_id: WorkerId, message: wire.CoordinatorMessage) -> None:
         peer = self._workers.get(worker_id)

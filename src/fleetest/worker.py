@@ -9,6 +9,7 @@ import random
 import signal
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from pathlib import Path
 from fleetest.core.model import Capabilities
 from fleetest.errors import ExitStatus, LinkClosed, RemoteProtocolError, UserError
 from fleetest.processes.execution import Execution
+from fleetest.processes.identity import own_identity
 from fleetest.processes.launch import PrestartedTemplate
+from fleetest.processes.probe import Probe, ProbeResult, ProbeSettings
 from fleetest.processes.reporting import ExecutionLimits
 from fleetest.transport.link import Link
 from fleetest.wire import messages as wire
@@ -24,6 +27,7 @@ from fleetest.wire.session import HANDSHAKE_TIMEOUT_S
 
 WorkerLink = Link[wire.CoordinatorMessage, wire.WorkerMessage]
 
+_JITTER = 0.1
 _BACKOFF_MIN_S = 0.1
 _BACKOFF_MAX_S = 5.0
 _CLOSED_PROTOCOL_ERROR = 1002
@@ -49,6 +53,8 @@ class WorkerSettings:
     """Captured output kept per attempt."""
     heartbeat: bool = True
     drain_timeout_s: float = 60.0
+    probe: ProbeSettings | None = None
+    """A command that must succeed before this machine gets work, and from time to time after that."""
     is_embedded: bool = False
     """In the coordinator's process: no heartbeats, and the link never breaks."""
 
@@ -74,6 +80,11 @@ class Worker:
         self._epoch: int | None = None
         self._link: WorkerLink | None = None
         self._is_draining = False
+        self._interval_s = 0.0
+        """Between heartbeats, as the coordinator said last."""
+        self._beat_soon = asyncio.Event()
+        self._probe = Probe(settings.probe, self._probed) if settings.probe is not None else None
+        self._probing: asyncio.Task[None] | None = None
 
     @property
     def _work(self) -> Execution:
@@ -106,6 +117,8 @@ class Worker:
         heartbeats: list[asyncio.Task[None]] = []
         try:
             link.send(self._hello())
+            if self._probe is not None and self._probing is None:
+                self._probing = asyncio.get_running_loop().create_task(self._probe.run())
             is_welcome = False
             while not self.is_over:
                 for message in await _receive(link, None if is_welcome else HANDSHAKE_TIMEOUT_S):
@@ -113,7 +126,7 @@ class Worker:
                         self._take_welcome(link, message)
                         is_welcome = True
                         on_welcome()
-                        heartbeats += self._start_heartbeat(link, message.heartbeat_interval_s)
+                        heartbeats += self._start_heartbeat(link)
                     elif is_welcome or isinstance(message, wire.Refused):
                         self._take(message)
                     else:
@@ -141,6 +154,8 @@ class Worker:
             host=platform.node(),
             held_leases=(*self._work.held(), *self._work.outbox.unconfirmed()),
             runs=self._work.run_ids,
+            process="" if settings.is_embedded else own_identity(),
+            has_probe=self._probe is not None,
         )
 
     def _take_welcome(self, link: WorkerLink, welcome: wire.Welcome) -> None:
@@ -155,6 +170,9 @@ class Worker:
             self._work.forget_everything()
         self._epoch = welcome.epoch
         self.welcomes += 1
+        self._interval_s = welcome.heartbeat_interval_s
+        if self._probe is not None and self._probe.result is not None:
+            link.send(_as_message(self._probe.result))
         self._work.outbox.attach(link.send)
         if self._is_draining:
             link.send(wire.Draining())
@@ -173,6 +191,9 @@ class Worker:
             work.prepare_run(message)
         elif isinstance(message, wire.SendPlan):
             work.send_plan(message.run_id, message.suite)
+        elif isinstance(message, wire.SetHeartbeat):
+            self._interval_s = message.interval_s
+            self._beat_soon.set()
         elif isinstance(message, wire.EndRun):
             work.end_run(message.run_id)
         elif isinstance(message, wire.Refused):
@@ -180,17 +201,25 @@ class Worker:
         else:
             raise RemoteProtocolError(f"a worker is not sent {type(message).__name__}")
 
-    def _start_heartbeat(self, link: WorkerLink, interval_s: float) -> list[asyncio.Task[None]]:
+    def _probed(self, result: ProbeResult) -> None:
+        if self._link is not None and self._epoch is not None:
+            self._link.send(_as_message(result))
+
+    def _start_heartbeat(self, link: WorkerLink) -> list[asyncio.Task[None]]:
         if not self.settings.heartbeat or self.settings.is_embedded:
             return []
-        return [asyncio.get_running_loop().create_task(self._heartbeat(link, interval_s))]
+        return [asyncio.get_running_loop().create_task(self._heartbeat(link))]
 
-    async def _heartbeat(self, link: WorkerLink, interval_s: float) -> None:
+    async def _heartbeat(self, link: WorkerLink) -> None:
         # Only here: an embedded worker sends none, and is not to pay for the import.
         import psutil
 
         while True:
-            await asyncio.sleep(interval_s)
+            # Jitter, so that a fleet that came at once does not beat at once; never later than expected.
+            with suppress(asyncio.TimeoutError):
+                pause_s = self._interval_s * random.uniform(1 - _JITTER, 1)
+                await asyncio.wait_for(self._beat_soon.wait(), pause_s)
+            self._beat_soon.clear()
             # So that an old out-of-memory kill is not taken for the cause of a later death.
             self._work.oom_watch.rose()
             # What has just ended is no longer held: its result must arrive before this says so.
@@ -223,7 +252,14 @@ class Worker:
         link = self._link
         if link is not None:
             await link.close("the worker is closing")
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         await self._work.close()
+
+
+def _as_message(result: ProbeResult) -> wire.Probed:
+    return wire.Probed(is_ok=result.is_ok, detail=result.detail)
 
 
 async def _receive(link: WorkerLink, timeout_s: float | None) -> Sequence[wire.CoordinatorMessage]:

@@ -7,13 +7,17 @@ import signal
 import ssl
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
 
+if TYPE_CHECKING:
+    from fleetest.transport.webhooks import Webhooks
+
+HEARTBEAT_INTERVAL_MIN_S = 0.05
 _PATH = click.Path(path_type=Path, readable=False)
 
 
@@ -32,6 +36,14 @@ _PATH = click.Path(path_type=Path, readable=False)
     metavar="SECONDS",
     help="How long a lost worker may take to come back before its tests are given to others  [default: 15]",
 )
+@click.option(
+    "--heartbeat-interval-s",
+    type=float,
+    metavar="SECONDS",
+    help="Workers beat so often; suspect after 3 intervals of silence, lost after 6  [default: 5]",
+)
+@click.option("--alert-webhook", multiple=True, metavar="URL", help="Post alerts there as JSON; repeatable.")
+@click.option("--alert-secret-file", type=_PATH, metavar="FILE", help="The secret that signs what is posted.")
 @click.option(
     "--balancing",
     metavar="NAME",
@@ -75,11 +87,15 @@ async def _serve(settings: CoordinatorSettings) -> int:
     TokenStore(settings.data).prepare()
     credentials = FileCredentials(settings.data)
     audit = AuditLog(settings.data / AUDIT_NAME)
-    limits = Limits(reconnect_grace_s=settings.reconnect_grace_s)
+    if settings.heartbeat_interval_s < HEARTBEAT_INTERVAL_MIN_S:
+        raise UserError(f"--heartbeat-interval-s must be at least {HEARTBEAT_INTERVAL_MIN_S:g}")
+    webhooks = _webhooks(settings)
+    limits = Limits(heartbeat_interval_s=settings.heartbeat_interval_s, reconnect_grace_s=settings.reconnect_grace_s)
     state = make_cluster_state(plugin_manager(), limits, next_epoch(settings.data), balancing=settings.balancing)
     # While it is served, people ask the coordinator: nobody else can open the file.
     history = HistoryRecorder(settings.history or settings.data / "history.duckdb", keep_open=True)
     shell = Coordinator(state, history=history)
+    shell.observe(webhooks.observe)
     api = Api(shell, history=history, credentials=credentials, data_directory=settings.data)
     server = NetworkServer(
         credentials=credentials,
@@ -104,12 +120,26 @@ async def _serve(settings: CoordinatorSettings) -> int:
         await api.close()
         credentials.write_used()
         audit.close()
+        await webhooks.close()
         for line in await asyncio.to_thread(history.close):
             click.echo(f"fleetest: {line}", err=True)
     if shell.failure is not None:
         click.echo(f"fleetest: internal error of the coordinator: {shell.failure}", err=True)
         return ExitStatus.INTERNAL_ERROR
     return ExitStatus.OK
+
+
+def _webhooks(settings: CoordinatorSettings) -> Webhooks:
+    from fleetest.transport.token import read_token
+    from fleetest.transport.webhooks import Webhooks, check_webhook
+
+    urls = [check_webhook(url) for url in settings.alert_webhook]
+    secret = None
+    if settings.alert_secret_file is not None:
+        if not settings.alert_secret_file.exists():
+            raise UserError(f"--alert-secret-file {settings.alert_secret_file}: there is no such file")
+        secret = read_token(settings.alert_secret_file).encode()
+    return Webhooks(urls, secret)
 
 
 async def _until_stopped(failed: asyncio.Event) -> None:

@@ -24,6 +24,7 @@ from fleetest.config import WorkerSettings, find_token, load
 from fleetest.errors import ExitStatus, UserError
 
 if TYPE_CHECKING:
+    from fleetest.processes.probe import ProbeSettings
     from fleetest.transport.link import Link
     from fleetest.wire.messages import CoordinatorMessage, WorkerMessage
 
@@ -46,6 +47,9 @@ _SCRATCH_BYTES_MIN = 64 * 1024
 @click.option("--scratch", type=_PATH, metavar="DIR", help="Directory for temporary files  [default: a new one]")
 @click.option("--tls-ca", type=_PATH, metavar="FILE", help="Certificates to trust (PEM)  [default: the system's]")
 @click.option("--wait-s", type=float, metavar="SECONDS", help="Wait so long for the coordinator at first  [60]")
+@click.option("--probe", metavar="COMMAND", help="Must succeed before this machine gets work, and stay so.")
+@click.option("--probe-interval-s", type=float, metavar="SECONDS", help="Pause between probes  [60]")
+@click.option("--probe-timeout-s", type=float, metavar="SECONDS", help="A probe that takes longer has failed  [30]")
 def worker(**flags: Any) -> int:
     """Offer this machine to a coordinator.
 
@@ -109,12 +113,24 @@ async def _serve(settings: WorkerSettings) -> int:
             labels=labels,
             resources=resources,
             scratch=settings.scratch,
+            probe=_probe(settings),
         ),
         capabilities=capabilities,
     )
     connect = _patient(lambda: connect_worker(url, token, tls_ca=settings.tls_ca), settings.wait_s)
     await agent.run_worker(served, connect, on_notice=_say)
     return ExitStatus.OK
+
+
+def _probe(settings: WorkerSettings) -> ProbeSettings | None:
+    from fleetest.processes.probe import ProbeSettings
+
+    if settings.probe is None:
+        return None
+    for name in ("probe_interval_s", "probe_timeout_s"):
+        if getattr(settings, name) <= 0:
+            raise UserError(f"--{name.replace('_', '-')} must be more than 0")
+    return ProbeSettings(settings.probe, settings.probe_interval_s, settings.probe_timeout_s)
 
 
 def _patient(

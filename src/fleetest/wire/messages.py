@@ -98,6 +98,10 @@ class WorkerHello(Message, frozen=True):
     held_leases: tuple[LeaseId, ...] = ()
     runs: tuple[RunId, ...] = ()
     """What it has processes for; some of it may have ended while it had no link."""
+    process: str = ""
+    """Which process it is (see ``processes.identity``): a coordinator on the same machine notices its death at once."""
+    has_probe: bool = False
+    """It runs a probe and says ``Probed`` when that is done."""
 
 
 class SuiteCollected(Message, frozen=True):
@@ -207,6 +211,13 @@ class Heartbeat(Message, frozen=True):
     memory_available_bytes: int = 0
 
 
+class Probed(Message, frozen=True):
+    """The worker's probe has a new result; repeated on every new link."""
+
+    is_ok: bool
+    detail: str = ""
+
+
 class Draining(Message, frozen=True):
     pass
 
@@ -230,6 +241,7 @@ WorkerMessage: TypeAlias = (
     | RunNotice
     | ExitRequested
     | Heartbeat
+    | Probed
     | Draining
     | Goodbye
 )
@@ -275,6 +287,12 @@ class KillLeases(Message, frozen=True):
     reason: str
 
 
+class SetHeartbeat(Message, frozen=True):
+    """Beat at this interval from now on."""
+
+    interval_s: float
+
+
 class EndRun(Message, frozen=True):
     run_id: RunId
 
@@ -286,7 +304,16 @@ class Refused(Message, frozen=True):
 
 
 CoordinatorMessage: TypeAlias = (
-    Welcome | PrepareRun | SendPlan | GrantLeases | SlotIdle | RevokeLeases | KillLeases | EndRun | Refused
+    Welcome
+    | PrepareRun
+    | SendPlan
+    | GrantLeases
+    | SlotIdle
+    | RevokeLeases
+    | KillLeases
+    | EndRun
+    | SetHeartbeat
+    | Refused
 )
 
 # Client -> coordinator -----------------------------------------------------------------------------------------

@@ -29,4 +29,6 @@ def check_hello(message: object, expected: type[Hello]) -> Hello:
             raise RemoteProtocolError(f"a worker's name must be 1 to {NAME_CHARACTERS_MAX} printable characters")
         if not 1 <= len(message.session) <= 200:
             raise RemoteProtocolError("a worker's session must be 1 to 200 characters")
+        if len(message.process) > 200:
+            raise RemoteProtocolError("the identity of a worker's process must be at most 200 characters")
     return message

@@ -10,6 +10,8 @@ from fleetest.core.model import WorkerId
 from fleetest.wire import messages as wire
 from fleetest.wire.checks import check_results
 
+DETAIL_CHARACTERS_MAX = 500
+
 
 def _attempts_finished(worker_id: WorkerId, message: wire.AttemptsFinished) -> events.Event:
     check_results(message.results)
@@ -24,6 +26,7 @@ EVENT_OF: Mapping[type, Callable[[WorkerId, Any], events.Event]] = {
         worker_id, m.lease_ids, m.reason, m.has_started
     ),
     wire.Heartbeat: lambda worker_id, _: events.WorkerHeartbeat(worker_id),
+    wire.Probed: lambda worker_id, m: events.WorkerProbed(worker_id, m.is_ok, m.detail[:DETAIL_CHARACTERS_MAX]),
     wire.Draining: lambda worker_id, _: events.WorkerDraining(worker_id),
 }
 """By type of message: the event that it is, coming from that worker."""
@@ -33,6 +36,7 @@ MESSAGE_OF: Mapping[type, Callable[[Any], wire.CoordinatorMessage]] = {
     commands.SlotIdle: lambda c: wire.SlotIdle(slot=c.slot),
     commands.RevokeLeases: lambda c: wire.RevokeLeases(lease_ids=tuple(c.lease_ids)),
     commands.KillLeases: lambda c: wire.KillLeases(lease_ids=tuple(c.lease_ids), reason=c.reason),
+    commands.SetHeartbeat: lambda c: wire.SetHeartbeat(interval_s=c.interval_s),
     commands.EndRun: lambda c: wire.EndRun(run_id=c.run_id),
 }
 """By type of command: the message to its ``worker_id``."""
