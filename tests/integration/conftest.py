@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def fleetest_make_balancer(limits):
 class Fleet:
     """A coordinator, workers and clients; all of it is gone when the test ends."""
 
-    def __init__(self, directory: Path, *, hedges_eagerly: bool = False) -> None:
+    def __init__(self, directory: Path, *, hedges_eagerly: bool = False, coordinator: Sequence[str] = ()) -> None:
         self.directory = directory
         self.suite = directory / "suite"
         self.suite.mkdir()
@@ -33,7 +33,9 @@ class Fleet:
         self._plugins = directory / "plugins"
         if hedges_eagerly:
             self._install("eager_hedging_plugin", EAGER_PLUGIN)
-        self.coordinator = self._start("fleetest", "coordinator", "--port", "0", "--reconnect-grace-s", "0.2")
+        self.coordinator = self._start(
+            "fleetest", "coordinator", "--port", "0", "--reconnect-grace-s", "0.2", *coordinator
+        )
         line = _line(self.coordinator)
         assert line.startswith("listening on"), line
         self.url = line.split()[2]
@@ -118,3 +120,17 @@ def hedging_fleet(tmp_path: Path) -> Iterator[Fleet]:
     started = Fleet(tmp_path, hedges_eagerly=True)
     yield started
     started.close()
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
+    """Starts one fleet, with these options of its coordinator."""
+    started: list[Fleet] = []
+
+    def make(*options: str) -> Fleet:
+        started.append(Fleet(tmp_path, coordinator=options))
+        return started[-1]
+
+    yield make
+    for fleet in started:
+        fleet.close()

@@ -122,3 +122,37 @@ def test_jitter_gives_more_time_but_not_more_than_the_upper_bound():
     jittery = time_to_suspect([0.5, 1.5] * 25)
     assert steady < jittery <= 3.0 * ADAPTED_MAX
     assert time_to_suspect([2.9, 0.1] * 50) <= 3.0 * ADAPTED_MAX + 1e-9
+
+
+def test_an_outage_is_not_learned_as_jitter(monitor):
+    monitor.advance(15.0)
+    monitor.beat(W, 29.0)
+    assert monitor.next_deadline() == 44.0
+
+
+def test_time_in_which_nobody_listened_does_not_count(monitor):
+    monitor.beat(W, 5.0)
+    monitor.excuse(100.0)
+    assert monitor.next_deadline() == 115.0, "as it was looked for, later by what is excused"
+    assert monitor.advance(119.9) == []
+    assert monitor.advance(120.0) == [HealthChange(W, Health.SUSPECT, "silent for 15.0 s")]
+    assert monitor.beat(W, 121.0) == HealthChange(W, Health.HEALTHY, "heard again after 16.0 s")
+    assert monitor.next_deadline() == 136.0
+
+
+def test_an_excuse_that_reaches_beyond_now_is_no_negative_silence(monitor):
+    monitor.excuse(20.0)
+    assert monitor.beat(W, 11.0) is None
+    assert monitor.advance(11.0 + 20.0) == []
+    assert monitor.health(W) is Health.HEALTHY
+
+
+def test_another_interval_holds_from_now_on(monitor):
+    monitor.set_interval(W, 10.0)
+    assert monitor.advance(15.0) == []
+    assert monitor.next_deadline() == 30.0
+    monitor.set_interval(W, 2.0)
+    assert monitor.next_deadline() == 6.0
+    monitor.set_interval(WorkerId("unknown"), 1.0)
+    monitor.set_interval(W, math.inf)
+    assert monitor.next_deadline() == 6.0

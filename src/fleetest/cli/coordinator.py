@@ -95,7 +95,8 @@ async def _serve(settings: CoordinatorSettings) -> int:
     # While it is served, people ask the coordinator: nobody else can open the file.
     history = HistoryRecorder(settings.history or settings.data / "history.duckdb", keep_open=True)
     shell = Coordinator(state, history=history)
-    shell.observe(webhooks.observe)
+    if settings.alert_webhook:
+        shell.observe(webhooks.observe)
     api = Api(shell, history=history, credentials=credentials, data_directory=settings.data)
     server = NetworkServer(
         credentials=credentials,

@@ -91,6 +91,8 @@ class Heartbeats:
         heard_at = now - self._deaf_s
         gap_s = max(0.0, heard_at - watched.last_beat)
         watched.last_beat = heard_at
+        if watched.health is not Health.HEALTHY:
+            return self.seen(worker_id, now)  # An outage is no jitter: nothing is learned from it.
         watched.deviation_s += _SMOOTHING * (abs(gap_s - watched.mean_s) - watched.deviation_s)
         watched.mean_s += _SMOOTHING * (gap_s - watched.mean_s)
         return self.seen(worker_id, now)
