@@ -511,6 +511,32 @@ def test_a_retry_avoids_every_worker_where_it_failed_and_then_the_latest(cluster
     assert "a" in cluster.leases
 
 
+def test_a_retry_waits_for_its_backoff_and_each_further_one_twice_as_long(cluster):
+    cluster.join("w")
+    cluster.submit(task("a", retries=3, backoff_s=100.0), task("b"))
+    for wait_s in (100.0, 200.0, 300.0):  # at most five minutes
+        cluster.finish("a", verdict=Verdict.FAILED)
+        attempt = cluster.leases["a"].attempt
+        assert cluster.why("a") == f"waiting {wait_s:.1f} s before retry {attempt}"
+        cluster.wait(wait_s - 1.0)
+        assert cluster.leases["a"].attempt == attempt
+        cluster.wait(1.0)
+        assert cluster.leases["a"].attempt == attempt + 1
+        cluster.start("a")
+    cluster.finish("a", "b")
+    assert cluster.verdicts() == {"a": Verdict.PASSED, "b": Verdict.PASSED}
+
+
+def test_a_task_that_waits_for_its_retry_ends_with_its_run(cluster):
+    cluster.join("w")
+    cluster.submit(task("a", retries=1, backoff_s=100.0))
+    cluster.finish("a", verdict=Verdict.FAILED)
+    cluster.cancel()
+    assert cluster.verdicts() == {"a": Verdict.CANCELLED}
+    assert cluster.all(commands.RunFinished)
+    assert cluster.state.next_deadline() is None
+
+
 # Why ---------------------------------------------------------------------------------------------------------------
 
 

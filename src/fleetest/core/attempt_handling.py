@@ -201,7 +201,7 @@ class AttemptHandling:
             cluster.outbox.outcome(task.run.run_id, outcome)
             task.retries_used += 1
             self.avoid(task, slot.worker.worker_id)
-            self._tasks.queue([task], f"retry {task.retries_used} after {verdict.value}")
+            self._tasks.retry(task, f"retry {task.retries_used} after {verdict.value}")
         else:
             self._tasks.finish(task, outcome)
 

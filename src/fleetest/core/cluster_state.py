@@ -53,7 +53,7 @@ class ClusterState:
         epoch: int = 1,
     ) -> None:
         cluster = self.cluster = Cluster(scheduling, balancing, health, limits or Limits(), epoch)
-        tasks = TaskHandling(cluster, self._all_finished)
+        self._tasks = tasks = TaskHandling(cluster, self._all_finished)
         attempts = AttemptHandling(cluster, tasks)
         self._closed_fleet = ClosedFleet(cluster, tasks)
         self._runs = runs = RunHandling(cluster, tasks, attempts)
@@ -157,6 +157,8 @@ class ClusterState:
                 self._workers.stays_lost(subject[0])
             elif kind == "overrun":
                 self._attempts.overrun(subject[0])
+            elif kind == "retry":
+                self._retry_is_due(*subject)
             elif kind == "balance":
                 self._rebalancing.due()
             elif kind == "gangs":
@@ -170,6 +172,11 @@ class ClusterState:
                     self._attempts.gang_deadline(run.tasks[subject[1]])
                 elif run is not None:
                     self._runs.give_up_killed(run)
+
+    def _retry_is_due(self, run_id: RunId, task_id: TaskId) -> None:
+        run = self.cluster.runs.get(run_id)
+        if run is not None:
+            self._tasks.retry_is_due(run.tasks[task_id])
 
     def _all_finished(self, run: Run) -> None:
         self._runs.finish_if_done(run)

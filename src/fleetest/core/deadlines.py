@@ -41,6 +41,11 @@ class Deadlines:
         """Forget this deadline, if there is one."""
         self._due.pop(key, None)
 
+    def due(self, key: Hashable) -> Instant | None:
+        """When this deadline is; None if there is none."""
+        entry = self._due.get(key)
+        return entry[0] if entry is not None else None
+
     def next(self) -> Instant | None:
         self._drop_cancelled()
         return self._heap[0][0] if self._heap else None

@@ -8,6 +8,7 @@ from fleetest.core.entities import Readiness, Task, Worker
 from fleetest.core.lifecycle import TaskState
 from fleetest.core.matching import describe, describe_amount, holds, unmet
 from fleetest.core.model import RunId, TaskId
+from fleetest.core.task_handling import retry_key
 
 
 def explain(cluster: Cluster, run_id: RunId, task_id: TaskId) -> str:
@@ -22,6 +23,9 @@ def explain(cluster: Cluster, run_id: RunId, task_id: TaskId) -> str:
         assert task.verdict is not None
         return f"finished: {task.verdict.value}" + (f" ({task.reason})" if task.reason else "")
     if task.state is TaskState.PENDING:
+        due = cluster.deadlines.due(retry_key(task))
+        if due is not None:
+            return f"waiting {max(0.0, due - cluster.now):.1f} s before retry {task.retries_used}"
         return f"waiting for dependency {sorted(task.waits_for)[0]}"
     if task.lease is not None:
         verb = "running" if task.state is TaskState.RUNNING else "next"

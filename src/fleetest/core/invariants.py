@@ -11,6 +11,7 @@ from fleetest.core.entities import LiveLease, Run, Slot, Task, Worker
 from fleetest.core.hedging import may_be_hedged
 from fleetest.core.lifecycle import Story, TaskState
 from fleetest.core.standing import standing
+from fleetest.core.task_handling import retry_key
 from fleetest.errors import InvariantViolation
 
 
@@ -47,7 +48,8 @@ def _check_run(cluster: Cluster, run: Run) -> None:
         if task.lease is not None:
             _check_leases_of(cluster, task)
         if task.state is TaskState.PENDING:
-            _demand(bool(task.waits_for), f"{task} waits for nothing", story)
+            waits = bool(task.waits_for) or cluster.deadlines.due(retry_key(task)) is not None
+            _demand(waits, f"{task} waits for nothing", story)
         if task.state is TaskState.QUEUED:
             queued[task.task_class] = queued.get(task.task_class, 0) + 1
             _demand(run.cancellation is None, f"{task} is queued in a cancelled run", story)

@@ -40,10 +40,10 @@ TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.PENDING: frozenset({TaskState.QUEUED, TaskState.FINISHED}),
     TaskState.QUEUED: frozenset({TaskState.LEASED, TaskState.FINISHED}),
     # A short test's start is implied by its result; a returned or lost lease queues the task again.
-    TaskState.LEASED: frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.FINISHED}),
-    # Back to queued: its worker was lost, or a retry follows. Back to leased: the attempt that ran was lost, and its
-    # hedge has not begun.
-    TaskState.RUNNING: frozenset({TaskState.QUEUED, TaskState.LEASED, TaskState.FINISHED}),
+    TaskState.LEASED: frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.PENDING, TaskState.FINISHED}),
+    # Back to queued: its worker was lost, or a retry follows (pending: after a while). Back to leased: the attempt
+    # that ran was lost, and its hedge has not begun.
+    TaskState.RUNNING: frozenset({TaskState.QUEUED, TaskState.LEASED, TaskState.PENDING, TaskState.FINISHED}),
     TaskState.FINISHED: frozenset(),
 }
 

@@ -268,6 +268,8 @@ def _with_sane_times(spec: TaskSpec) -> TaskSpec:
         spec = replace(spec, expected_s=None)
     if timeout_s is not None and not 0.0 < timeout_s <= LONGEST_S:
         spec = replace(spec, timeout_s=None)
+    if spec.backoff_s and not 0.0 <= spec.backoff_s <= LONGEST_S:
+        spec = replace(spec, backoff_s=0.0)
     return spec
 
 

@@ -8,9 +8,18 @@ from fleetest.core.cluster import Cluster
 from fleetest.core.commands import TaskOutcome
 from fleetest.core.entities import Readiness, Run, Suite, Task
 from fleetest.core.lifecycle import TaskState, change_task, change_tasks
-from fleetest.core.model import TaskId, Verdict, WorkerId
+from fleetest.core.model import RunId, TaskId, Verdict, WorkerId
 
 _SUCCESS = frozenset(verdict for verdict in Verdict if verdict.is_success)
+
+
+BACKOFF_MAX_S = 300.0
+"""No retry waits longer."""
+
+
+def retry_key(task: Task) -> tuple[str, RunId, TaskId]:
+    """Of the deadline at which the task's backoff is over."""
+    return ("retry", task.run.run_id, task.task_id)
 
 
 class TaskHandling:
@@ -33,6 +42,23 @@ class TaskHandling:
         for ready in queued.values():
             change_tasks(ready, TaskState.QUEUED, cluster.now, detail)
             cluster.enqueue(ready)
+
+    def retry(self, task: Task, detail: str) -> None:
+        """Queue a task that failed, at once or when its backoff is over."""
+        # Doubled no further than where the bound is reached: a large power would be no number.
+        doublings = min(task.retries_used - 1, 64)
+        delay_s = min(task.spec.backoff_s * 2.0**doublings, BACKOFF_MAX_S)
+        if not delay_s:
+            self.queue([task], detail)
+            return
+        cluster = self._cluster
+        change_task(task, TaskState.PENDING, cluster.now, f"{detail}, in {delay_s:g} s")
+        cluster.deadlines.set(retry_key(task), cluster.now + delay_s)
+
+    def retry_is_due(self, task: Task) -> None:
+        """Its backoff is over."""
+        if task.state is TaskState.PENDING:
+            self.queue([task], f"retry {task.retries_used}")
 
     def cancel(self, task: Task, *, was_running: bool = False) -> None:
         """End a task of a cancelled run that has no lease (any more)."""
@@ -58,6 +84,8 @@ class TaskHandling:
         run, verdict = task.run, outcome.verdict
         if task.state is TaskState.QUEUED:
             self._cluster.dequeue((task,))
+        elif task.state is TaskState.PENDING and task.retries_used:
+            self._cluster.deadlines.cancel(retry_key(task))
         assert task.lease is None, f"{task} ends while {task.lease} lives"
         change_task(task, TaskState.FINISHED, self._cluster.now, outcome.reason or verdict._value_)
         task.verdict, task.reason = verdict, outcome.reason
