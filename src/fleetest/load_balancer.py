@@ -161,7 +161,7 @@ class LoadBalancer:
         locality     1 where the task's group is (or if it is nowhere), else t / (t + set-up of its shared fixtures)
         preference   (1 + the share of its preferences that hold there) / 2
 
-        where t is the expected duration of the task there.
+        where t is the expected duration of the task there (``ClusterState.scores`` asks it for every worker).
         """
         placement = self._placement
         if not worker.slots or not placement.is_eligible(task.task_class, worker):

@@ -27,9 +27,7 @@ def balancer(cluster) -> LoadBalancer:
 
 
 def scores(cluster, name):
-    workers = cluster.state.cluster.workers
-    planned = cluster.state.cluster.runs[RUN].tasks[name]
-    return {worker_id: balancer(cluster).score(worker, planned) for worker_id, worker in workers.items()}
+    return cluster.state.scores(RUN, name)
 
 
 def totals(cluster, name):
@@ -155,6 +153,7 @@ def test_a_worker_that_is_gone_is_forgotten(cluster):
     cluster.disconnect("a", goodbye=True)
     assert balancer(cluster).speed(workers["a"]) == 1.0
     assert balancer(cluster).turnaround_s(workers["a"]) == 0.0
+    assert balancer(cluster).prefetch_s(workers["a"]) == cluster.state.cluster.limits.prefetch_s
 
 
 @pytest.mark.parametrize(

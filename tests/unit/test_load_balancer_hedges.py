@@ -185,3 +185,30 @@ def test_in_a_large_fleet_those_that_end_last_are_looked_at(cluster, monkeypatch
     assert [slot.head().task.task_id for slot in slots] == ["11", "10", "9", "8"]
     monkeypatch.undo()
     assert len(worth_a_look(cluster.state.cluster.busy, 1, cluster.now)) == 12
+
+
+def proposed(cluster, *idle):
+    """Before the core has a say."""
+    state = cluster.state.cluster
+    slots = [slot for name in idle for slot in state.workers[name].slots if not slot.leases]
+    return list(state.balancing.propose(slots, state.busy, state.now + 60.0))
+
+
+def test_nothing_impossible_is_proposed(cluster):
+    gpu = Capabilities({"cuda": ("12.4",)}, {"gpus": 1.0})
+    cluster.join("busy", slots=3, capabilities=gpu)
+    cluster.submit(
+        task("plain", expected_s=1.0, requirements=parse_options({"requires": "cuda>=12"}).requirements), run="plain"
+    )
+    cluster.submit(task("a", expected_s=0.5, requirements=parse_options({"gpus": 1}).requirements))
+    cluster.start("plain", "a")
+    assert proposed(cluster, "busy") == []
+    for name, capabilities in (("without", Capabilities()), ("taken", gpu), ("free", gpu)):
+        cluster.join(name, capabilities=capabilities)
+        cluster.ready(name, run="plain")
+        cluster.ready(name)
+    assert proposed(cluster, "without") == []
+    assert len(proposed(cluster, "free")) == 1
+    cluster.state.cluster.workers["taken"].free["gpus"] = 0.0
+    assert [hedge.lease.task.task_id for hedge in proposed(cluster, "taken")] == ["plain"]
+    cluster.state.cluster.workers["taken"].free["gpus"] = 1.0

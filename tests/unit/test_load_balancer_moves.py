@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fleetest.balancing.migration import MOVED_BEFORE_FACTOR, WORTH_MOVING_SHARE
+from fleetest.balancing.simple import LeastLoaded
 from fleetest.core import commands, events
 from fleetest.core.model import AttemptResult, Limits, Verdict
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
@@ -66,18 +67,57 @@ def test_the_far_half_moves(cluster):
     assert moved(cluster) == [planned[4:]]
 
 
+def proposals(cluster, *idle, policy=None):
+    """What the policy proposes for the empty slots of these workers, before the core has a say."""
+    state = cluster.state.cluster
+    slots = [slot for name in idle for slot in state.workers[name].slots]
+    return list((policy or state.balancing).propose(slots, state.busy, state.now))
+
+
 def test_two_idle_slots_get_two_thirds(cluster):
     donor(cluster, *[2.0] * 9)
     planned = list(cluster.queues["busy", 0])
-    join_idle(cluster, "one", "two")
-    # The first look comes when the first of them is idle.
-    (names,) = moved(cluster)[:1]
-    assert names == planned[-len(names) :]
-    cluster.give_back(*names)
-    cluster.wait(1.0)
-    counts = {name: len(cluster.queues[name, 0]) for name in ("one", "two")}
-    assert min(counts.values()) >= 2
-    assert sum(counts.values()) <= 6
+    for name in ("one", "two"):
+        cluster.join(name)
+        cluster.state.cluster.workers[name].counted_in.update(cluster.state.cluster.runs[RUN].suites.values())
+    (one,) = proposals(cluster, "one")
+    assert [live.task.task_id for live in one.leases] == planned[5:]
+    (both,) = proposals(cluster, "one", "two")
+    assert [live.task.task_id for live in both.leases] == planned[3:]
+
+
+def test_what_moved_as_often_as_it_may_is_not_proposed(cluster):
+    donor(cluster, 20.0, 20.0)
+    join_idle(cluster, "idle")
+    limits = Limits(heartbeat_interval_s=math.inf, moves_max=1)
+    cluster.state.cluster.limits = cluster.state.cluster.balancing._migration._limits = limits
+    (waiting,) = moved(cluster)[0]
+    live = cluster.state.cluster.runs[RUN].tasks[waiting].lease
+    live.is_revoked, live.task.moves = False, 0
+    assert len(proposals(cluster, "idle")) == len(proposals(cluster, "idle", policy=bound(LeastLoaded(), cluster))) == 1
+    live.task.moves = cluster.state.cluster.limits.moves_max
+    assert proposals(cluster, "idle") == proposals(cluster, "idle", policy=bound(LeastLoaded(), cluster)) == []
+
+
+def bound(policy, cluster):
+    state = cluster.state.cluster
+    policy.bind(state.placement, state.predict_s, state.limits)
+    return policy
+
+
+def test_counting_tests_half_of_what_waits_moves_and_never_the_first(cluster):
+    donor(cluster, *[2.0] * 5)
+    planned = list(cluster.queues["busy", 0])
+    cluster.join("idle")
+    cluster.state.cluster.workers["idle"].counted_in.update(cluster.state.cluster.runs[RUN].suites.values())
+    policy = bound(LeastLoaded(), cluster)
+    (move,) = proposals(cluster, "idle", policy=policy)
+    assert [live.task.task_id for live in move.leases] == planned[3:]
+    first_lease, *others = cluster.state.cluster.workers["busy"].slots[0].leases.values()
+    first_lease.is_started = False
+    for live in others:
+        live.is_revoked = True
+    assert proposals(cluster, "idle", policy=policy) == []
 
 
 def test_a_slow_worker_gets_less(cluster):

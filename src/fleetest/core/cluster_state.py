@@ -14,8 +14,8 @@ from fleetest.core.dispatch import Dispatch
 from fleetest.core.entities import Run
 from fleetest.core.explain import explain
 from fleetest.core.lifecycle import WorkerState
-from fleetest.core.model import Instant, Limits, RunId, TaskId
-from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy
+from fleetest.core.model import Instant, Limits, RunId, TaskId, WorkerId
+from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy, Score
 from fleetest.core.rebalancing import Rebalancing
 from fleetest.core.run_handling import RunHandling
 from fleetest.core.snapshot import ClusterSnapshot, take_snapshot
@@ -141,6 +141,15 @@ class ClusterState:
         for worker in self.cluster.workers.values():
             if worker.state is WorkerState.DISCONNECTED:
                 self.cluster.deadlines.delay(("reconnect", worker.worker_id), late_s + grace_s)
+
+    def scores(self, run_id: RunId, task_id: TaskId) -> dict[WorkerId, Score | None]:
+        """How good a place each worker is for the task now, with the parts; None where it cannot run."""
+        run = self.cluster.runs.get(run_id)
+        task = run.tasks.get(task_id) if run is not None else None
+        if task is None:
+            return {}
+        score = self.cluster.balancing.score
+        return {worker_id: score(worker, task) for worker_id, worker in self.cluster.workers.items()}
 
     def _run_deadlines(self) -> None:
         cluster = self.cluster
