@@ -34,6 +34,11 @@ class LocalFleet:
         # With "=": pytest takes a path that stands alone for a test path while it looks for the root directory.
         return [f"--fleet={self.url}", f"--fleet-token-file={self.token_file}"]
 
+    @property
+    def suite_args(self) -> list[str]:
+        """The same for ``fleetest run`` with a suite file."""
+        return ["--fleet", self.url, "--token-file", str(self.token_file)]
+
 
 @contextlib.contextmanager
 def local_fleet(

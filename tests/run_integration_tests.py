@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parent
-FILES = ("test_scheduler.py", "test_health_monitor.py", "test_load_balancer.py", "test_integration.py")
+FILES = (
+    "test_scheduler.py",
+    "test_health_monitor.py",
+    "test_load_balancer.py",
+    "test_integration.py",
+    "test_benchmark.py",
+)
 STOP_TIMEOUT_S = 20.0
 
 
