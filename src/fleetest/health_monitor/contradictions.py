@@ -35,6 +35,8 @@ WORKERS_MAX = 10_000
 class _Seen:
     groups: dict[Hashable, bool] = field(default_factory=dict)
     """Groups that ran here lately, and whether one of their tests failed."""
+    latest_run: str = ""
+    latest_group: str = ""
     example: str = ""
     is_found: bool = False
     trials_since: int = 0
@@ -55,6 +57,8 @@ class Contradictions:
         seen = self._seen_of(worker_id)
         self._results.add(worker_id, 1, 0)
         self._count_group(worker_id, seen, task, passed)
+        if passed and not self._failed_on and not seen.is_found:
+            return found  # Nearly always.
         key = (task.run.run_id, task.task_id)
         failed_on = self._failed_on.pop(key, None)
         if not passed and not is_final:
@@ -84,9 +88,13 @@ class Contradictions:
     def _count_group(self, worker_id: WorkerId, seen: _Seen, task: Task, passed: bool) -> None:
         if seen.is_found:
             seen.trials_since += 1
+        name, run_id = task.group.name, task.run.run_id
+        if passed and name and name == seen.latest_group and run_id == seen.latest_run:
+            return
         if not task.requirements.is_plain:
             return
-        group = (task.run.run_id, task.spec.suite, task.group.name or task.task_id)
+        seen.latest_run, seen.latest_group = run_id, name
+        group = (run_id, task.spec.suite, name or task.task_id)
         before = seen.groups.get(group)
         if before is None:
             if len(seen.groups) >= GROUPS_KEPT_MAX:
@@ -120,6 +128,7 @@ class Contradictions:
         self._results.reset(worker_id)
         self._groups.reset(worker_id)
         seen.groups.clear()
+        seen.latest_run = seen.latest_group = ""
         seen.trials_since = seen.groups_since = 0
 
     def _message(self, worker_id: WorkerId, seen: _Seen) -> str:

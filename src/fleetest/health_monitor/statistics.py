@@ -63,8 +63,11 @@ class Comparison:
         own = self._own.get(name)
         if own is None:
             own = self._own[name] = Tally()
-        own.add(trials, hits)
-        self._all.add(trials, hits)
+        own.trials += trials
+        self._all.trials += trials
+        if hits:
+            own.hits += hits
+            self._all.hits += hits
         if own.trials > MEMORY_TRIALS:
             self._all.add(-own.trials / 2, -own.hits / 2)
             own.add(-own.trials / 2, -own.hits / 2)
