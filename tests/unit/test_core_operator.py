@@ -88,7 +88,7 @@ def test_quarantine_raises_an_alert_with_the_reason_until_it_is_released(cluster
     cluster.apply(events.WorkerQuarantined(W1, "bad disk"))
     cluster.submit(task("a"))
     assert not cluster.leases
-    assert cluster.why("a") == "no worker that fits takes new work: w1 is quarantined"
+    assert cluster.why("a") == "no worker that fits takes new work: w1 is quarantined (by the operator: bad disk)"
     emitted = cluster.apply(events.WorkerReleased(W1))
     assert commands.ClearAlert("w1", "quarantined") in emitted
     assert state(cluster) == "healthy"

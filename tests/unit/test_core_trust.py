@@ -183,7 +183,7 @@ def test_a_worker_with_a_probe_gets_work_only_after_it_passed(cluster):
     cluster.submit(task("a"), task("b"))
     assert state(cluster) == "quarantined"
     assert lasting(cluster) == [], "nothing is wrong yet"
-    assert cluster.why("a") == "no worker that fits takes new work: w1 is quarantined"
+    assert cluster.why("a") == "no worker that fits takes new work: w1 is quarantined (its probe has not passed yet)"
     cluster.apply(events.WorkerProbed(W1, is_ok=True))
     assert leased(cluster)
     emitted = cluster.apply(events.WorkerProbed(W1, is_ok=False, detail="no space left"))

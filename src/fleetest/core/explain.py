@@ -5,7 +5,7 @@ from __future__ import annotations
 from fleetest.core.cluster import Cluster
 from fleetest.core.conditions import format_condition
 from fleetest.core.entities import Readiness, Task, Worker
-from fleetest.core.lifecycle import TaskState
+from fleetest.core.lifecycle import TaskState, WorkerState
 from fleetest.core.matching import describe, describe_amount, holds, unmet
 from fleetest.core.model import RunId, TaskId
 from fleetest.core.task_handling import retry_key
@@ -38,6 +38,11 @@ def _state_note(worker: Worker) -> str:
     return "" if worker.accepts else f" (the worker is {worker.state.value})"
 
 
+def _state_of(worker: Worker) -> str:
+    because = worker.quarantined_because if worker.state is WorkerState.QUARANTINED else ""
+    return worker.state.value + (f" ({because})" if because else "")
+
+
 def _why_queued(cluster: Cluster, task: Task) -> str:
     workers = list(cluster.workers.values())
     if not workers:
@@ -64,7 +69,7 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
     accepting = [worker for worker in ready if worker.accepts]
     if not accepting:
         return "no worker that fits takes new work: " + ", ".join(
-            f"{worker.worker_id} is {worker.state.value}" for worker in ready[:3]
+            f"{worker.worker_id} is {_state_of(worker)}" for worker in ready[:3]
         )
     if task.requirements.workers > 1:
         return cluster.gangs.why(task)
