@@ -19,7 +19,7 @@ from fleetest.core.cluster_state import STALL_S
 from fleetest.core.model import Capabilities, RunId, WorkerId
 from fleetest.errors import LinkClosed, RemoteProtocolError
 from fleetest.live_run import RUN_MESSAGES, ClientLink, ExpectedDurations, LiveRun
-from fleetest.processes.identity import is_alive, wait_dead
+from fleetest.processes.identity import wait_dead
 from fleetest.storage import records
 from fleetest.storage.records import HistorySink
 from fleetest.transport.link import Link
@@ -28,12 +28,12 @@ from fleetest.wire.checks import check_submission
 from fleetest.wire.codec import VersionMismatch
 from fleetest.wire.session import HANDSHAKE_TIMEOUT_S, Hello, check_hello
 from fleetest.wire.translation import EVENT_OF, MESSAGE_OF
+from fleetest.worker_peers import WorkerLink, WorkerPeer, WorkerPeers
 
 if TYPE_CHECKING:
     from fleetest.core.cluster_state import ClusterState
 
 Observer = Callable[[events.Event, Sequence[commands.Command]], None]
-WorkerLink = Link[wire.WorkerMessage, wire.CoordinatorMessage]
 
 CLOSED_GOING_AWAY = 1001
 CLOSED_PROTOCOL_ERROR = 1002
@@ -43,31 +43,8 @@ CLOSED_TRY_AGAIN_LATER = 1013
 
 _log = logging.getLogger("fleetest.coordinator")
 EXPECTED_DURATIONS_WAIT_S = 0.3
-SESSIONS_KEPT_MAX = 10_000
-"""Names of workers that are gone, for the case that they come back; beyond this the oldest are forgotten."""
 CLIENT_GRACE_S = 1.0
 """A client whose link closed without goodbye keeps its runs for this long: its last words may still be on the way."""
-
-
-@dataclass(slots=True, eq=False)
-class _WorkerPeer:
-    worker_id: WorkerId
-    link: WorkerLink
-    hello: wire.WorkerHello
-    joined_at: float
-    """Wall time."""
-    load_average: float = 0.0
-    memory_available_bytes: int = 0
-    process: str = ""
-    """Its identity, if it is of this machine and its end can be seen from here."""
-
-    @property
-    def host(self) -> str:
-        return self.hello.host
-
-    @property
-    def address(self) -> str:
-        return self.link.peer
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +81,7 @@ class Coordinator:
         self._is_closing = False
         self._links: set[Link[Any, Any]] = set()
         """All that are served, also those that have not said hello yet."""
-        self._workers: dict[WorkerId, _WorkerPeer] = {}
-        self._session_names: dict[str, WorkerId] = {}
+        self._workers = WorkerPeers()
         self._joining: WorkerId | None = None
         self._clients: set[_ClientPeer] = set()
         self._runs: dict[RunId, LiveRun] = {}
@@ -128,7 +104,7 @@ class Coordinator:
 
     async def serve_worker(self, link: WorkerLink) -> None:
         """Serve one worker until its link closes. Never raises for what the peer does."""
-        peer: _WorkerPeer | None = None
+        peer: WorkerPeer | None = None
         self._links.add(link)
         reason, said_goodbye = "the coordinator stopped serving it", False
         mistake: RemoteProtocolError | None = None
@@ -196,9 +172,9 @@ class Coordinator:
     # What people see and ask for -----------------------------------------------------------------------------
 
     @property
-    def worker_facts(self) -> Mapping[WorkerId, _WorkerPeer]:
+    def worker_facts(self) -> Mapping[WorkerId, WorkerPeer]:
         """Workers whose link is open."""
-        return self._workers
+        return self._workers.by_id
 
     @property
     def run_facts(self) -> Mapping[RunId, LiveRun]:
@@ -327,19 +303,16 @@ class Coordinator:
 
     def known_capabilities(self) -> list[Capabilities]:
         """Of the workers that are linked now; for the shell's own parts."""
-        return [peer.hello.capabilities for peer in self._workers.values()]
+        return [peer.hello.capabilities for peer in self._workers.by_id.values()]
 
     # Workers -------------------------------------------------------------------------------------------------
 
-    def _welcome_worker(self, link: WorkerLink, hello: wire.WorkerHello) -> _WorkerPeer:
-        worker_id = self._name_of(hello)
-        older = self._workers.get(worker_id)
+    def _welcome_worker(self, link: WorkerLink, hello: wire.WorkerHello) -> WorkerPeer:
+        is_same_session = self._workers.is_known(hello.session)
+        peer, older = self._workers.add(link, hello)
+        worker_id = peer.worker_id
         if older is not None:
             self._close_soon(older.link, "replaced by a newer link of this worker", CLOSED_POLICY)
-        is_same_session = hello.session in self._session_names
-        process = hello.process if is_alive(hello.process) else ""
-        peer = self._workers[worker_id] = _WorkerPeer(worker_id, link, hello, time.time(), process=process)
-        self._session_names[hello.session] = worker_id
         link.send(self._welcome(worker_id))
         seen = records.WorkerSeen(worker_id, hello.host, hello.slots, hello.capabilities, time.time())
         self.record(seen)
@@ -360,28 +333,8 @@ class Coordinator:
             run.worker_back(worker_id, is_same_session=is_same_session)
         return peer
 
-    def _name_of(self, hello: wire.WorkerHello) -> WorkerId:
-        """The name it asks for; numbered if another live worker has it, so that two machines never evict each other."""
-        known = self._session_names.get(hello.session)
-        if known is not None:
-            return known
-        for session, name in list(self._session_names.items()):
-            is_crowded = len(self._session_names) > SESSIONS_KEPT_MAX
-            if name not in self._workers and (is_crowded or name == hello.name):
-                del self._session_names[session]
-        name, number = WorkerId(hello.name), 1
-        while name in self._workers:
-            number += 1
-            name = WorkerId(f"{hello.name}-{number}")
-        return name
-
-    def _worker_left(self, peer: _WorkerPeer, reason: str, said_goodbye: bool) -> None:
-        if self._workers.get(peer.worker_id) is not peer:
-            return  # A newer link of the same worker has taken over.
-        del self._workers[peer.worker_id]
-        if said_goodbye:
-            self._session_names.pop(peer.hello.session, None)
-        if self._is_closing:
+    def _worker_left(self, peer: WorkerPeer, reason: str, said_goodbye: bool) -> None:
+        if not self._workers.remove(peer, for_good=said_goodbye) or self._is_closing:
             return
         self.apply(events.WorkerDisconnected(peer.worker_id, reason, said_goodbye=said_goodbye))
         if peer.process and not said_goodbye:
@@ -390,10 +343,11 @@ class Coordinator:
             run.worker_gone(peer.worker_id)
         self._tell_clients_of_fleet()
 
-    async def _look_for_death(self, peer: _WorkerPeer) -> None:
+    async def _look_for_death(self, peer: WorkerPeer) -> None:
         """A worker of this machine whose process has ended is not waited for."""
         is_dead = await wait_dead(peer.process, self._state.cluster.limits.reconnect_grace_s)
-        if is_dead and peer.worker_id not in self._workers:
+        worker = self._state.cluster.workers.get(peer.worker_id)
+        if is_dead and worker is not None and worker.session == peer.hello.session:
             self.apply(events.WorkerDisconnected(peer.worker_id, "its process died", process_is_dead=True))
 
     def tell_worker(self, worker_id: WorkerId, message: wire.CoordinatorMessage) -> None:
@@ -401,7 +355,7 @@ class Coordinator:
         if peer is not None:
             peer.link.send(message)
 
-    def _on_worker_message(self, peer: _WorkerPeer, message: wire.WorkerMessage) -> None:
+    def _on_worker_message(self, peer: WorkerPeer, message: wire.WorkerMessage) -> None:
         if isinstance(message, wire.Goodbye):
             raise _SaidGoodbye(message.reason or "the worker said goodbye")
         if isinstance(message, wire.Heartbeat):
@@ -448,8 +402,8 @@ class Coordinator:
         self.record(records.RunStarted(run_id, run.submitted_at, submission.title, submission.owner, directory))
         if peer is not None:
             peer.run_ids.add(run_id)
-        names = tuple(str(worker_id) for worker_id in self._workers)
-        slots = sum(worker.hello.slots for worker in self._workers.values())
+        names = tuple(str(worker_id) for worker_id in self._workers.by_id)
+        slots = sum(worker.hello.slots for worker in self._workers.by_id.values())
         run.tell(wire.RunAccepted(run_id=run_id, workers=names, slots=slots))
         suites = tuple(suite.name for suite in submission.suites)
         self.apply(
@@ -504,7 +458,7 @@ class Coordinator:
 
     def _fleet(self) -> wire.FleetChanged:
         return wire.FleetChanged(
-            workers=tuple((str(worker.worker_id), worker.hello.slots) for worker in self._workers.values())
+            workers=tuple((str(worker.worker_id), worker.hello.slots) for worker in self._workers.by_id.values())
         )
 
     def _tell_clients_of_fleet(self) -> None:
