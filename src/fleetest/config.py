@@ -64,6 +64,8 @@ class CoordinatorSettings:
     """Holds the secret that signs them."""
     balancing: str | None = None
     """Name of the balancing policy; None: what a plugin offers, else adaptive."""
+    scheduler: str | None = None
+    """Name of the scheduling policy; None: what a plugin offers, else ours."""
 
 
 @dataclass(frozen=True, slots=True)

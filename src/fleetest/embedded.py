@@ -33,22 +33,27 @@ def open_fleet(
     tls_ca: Path | None = None,
     prestarted: PrestartedTemplate | None = None,
     balancing: str | None = None,
+    scheduler: str | None = None,
 ) -> Fleet:
     """Connect to ``target``: ``auto``, a number of embedded runners, or ``ws://`` / ``wss://`` of a coordinator.
 
     ``root_directory`` holds ``.fleetest`` (scratch files; the history unless ``history`` is elsewhere or None).
-    ``balancing`` names the balancing policy of an embedded fleet; a coordinator has its own.
+    ``balancing`` and ``scheduler`` name the policies of an embedded fleet; a coordinator has its own.
     Raises UserError (unreachable, refused, unreadable token, not a target, unknown policy).
     """
     if "://" in target:
         if balancing is not None:
             raise UserError("--fleet-balancing is for embedded runners: a coordinator is started with --balancing")
+        if scheduler is not None:
+            raise UserError("--fleet-scheduler is for embedded runners: a coordinator is started with --scheduler")
         return _open_remote(target, token_file, data_directory, tls_ca)
     slots = embedded_slots(target)
 
     @asynccontextmanager
     async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:
-        async with _embedded_fleet(slots, root_directory, history, python, prestarted, balancing, notices) as link:
+        async with _embedded_fleet(
+            slots, root_directory, history, python, prestarted, (balancing, scheduler), notices
+        ) as link:
             yield link
 
     fleet = BackgroundFleet(open_link)
@@ -84,7 +89,7 @@ async def _embedded_fleet(
     history_path: Path | None,
     python: str | None,
     prestarted: PrestartedTemplate | None,
-    balancing: str | None,
+    policies: tuple[str | None, str | None],
     notices: list[str],
 ) -> AsyncIterator[ClientLink]:
     from fleetest.coordinator import Coordinator
@@ -97,7 +102,7 @@ async def _embedded_fleet(
 
     # One process, one clock: the worker cannot be silent while the coordinator is not.
     limits = Limits(heartbeat_interval_s=math.inf, workers_may_join=False)
-    state = make_cluster_state(plugin_manager(), limits, epoch=1, balancing=balancing)
+    state = make_cluster_state(plugin_manager(), limits, epoch=1, balancing=policies[0], scheduler=policies[1])
     history = HistoryRecorder(history_path) if history_path is not None else None
     coordinator = Coordinator(state, history=history)
     settings = WorkerSettings(name=socket.gethostname() or "localhost", slots=slots, python=python, is_embedded=True)

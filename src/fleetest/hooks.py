@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -28,8 +28,8 @@ class PolicyHooks:
     """Each is asked once, when a coordinator starts; the first answer that is not None is taken."""
 
     @hookspec(firstresult=True)
-    def fleetest_make_scheduler(self, limits: Limits) -> SchedulingPolicy | None:
-        """The policy that decides which task a slot gets next."""
+    def fleetest_make_scheduler(self, limits: Limits, name: str | None) -> SchedulingPolicy | None:
+        """The policy that decides which task a slot gets next: of this name, or the default if it is None."""
 
     @hookspec(firstresult=True)
     def fleetest_make_balancer(self, limits: Limits, name: str | None) -> BalancingPolicy | None:
@@ -60,24 +60,46 @@ def plugin_manager(*, load_entry_points: bool = True) -> pluggy.PluginManager:
 
 
 def make_cluster_state(
-    manager: pluggy.PluginManager, limits: Limits, epoch: int, *, balancing: str | None = None
+    manager: pluggy.PluginManager,
+    limits: Limits,
+    epoch: int,
+    *,
+    balancing: str | None = None,
+    scheduler: str | None = None,
 ) -> ClusterState:
     """The state of a new coordinator, with the plugins' policies where they offer any and ours elsewhere.
 
-    ``balancing`` names a balancing policy, see ``make_balancer``. Raises UserError for a name that nobody knows.
+    ``balancing`` and ``scheduler`` name policies, see ``make_balancer`` and ``make_scheduler``. Raises UserError for a
+    name that nobody knows.
     """
     from fleetest.core.cluster_state import ClusterState
     from fleetest.health_monitor import HealthMonitor
-    from fleetest.task_scheduler import TaskScheduler
 
     hook = manager.hook
     return ClusterState(
-        hook.fleetest_make_scheduler(limits=limits) or TaskScheduler(),
+        make_scheduler(manager, limits, scheduler),
         make_balancer(manager, limits, balancing),
         hook.fleetest_make_health_monitor(limits=limits) or HealthMonitor(),
         limits=limits,
         epoch=epoch,
     )
+
+
+def make_scheduler(manager: pluggy.PluginManager, limits: Limits, name: str | None) -> SchedulingPolicy:
+    """The scheduling policy of this name: a plugin's, or ``module:Class``; None: a plugin's choice, else ours.
+
+    Raises UserError if there is none.
+    """
+    from fleetest.core.policies import SchedulingPolicy
+    from fleetest.task_scheduler import TaskScheduler
+
+    if name is not None and ":" in name:
+        policy: SchedulingPolicy = _instance("scheduler", name, SchedulingPolicy)
+        return policy
+    found: SchedulingPolicy | None = manager.hook.fleetest_make_scheduler(limits=limits, name=name)
+    if found is None and name is not None:
+        raise UserError(f"unknown scheduler {name!r}: give a name that a plugin knows, or module:Class")
+    return found or TaskScheduler()
 
 
 def make_balancer(manager: pluggy.PluginManager, limits: Limits, name: str | None) -> BalancingPolicy:
@@ -86,6 +108,7 @@ def make_balancer(manager: pluggy.PluginManager, limits: Limits, name: str | Non
     Raises UserError if there is none.
     """
     from fleetest.balancing.simple import LeastLoaded, RoundRobin
+    from fleetest.core.policies import BalancingPolicy
     from fleetest.load_balancer import LoadBalancer
 
     ours: dict[str, Callable[[], BalancingPolicy]] = {
@@ -96,7 +119,8 @@ def make_balancer(manager: pluggy.PluginManager, limits: Limits, name: str | Non
     if name in ours:
         return ours[name]()
     if name is not None and ":" in name:
-        return _instance(name)
+        policy: BalancingPolicy = _instance("balancing", name, BalancingPolicy)
+        return policy
     found: BalancingPolicy | None = manager.hook.fleetest_make_balancer(limits=limits, name=name)
     if found is None and name is not None:
         known = ", ".join(ours)
@@ -104,17 +128,16 @@ def make_balancer(manager: pluggy.PluginManager, limits: Limits, name: str | Non
     return found or LoadBalancer()
 
 
-def _instance(name: str) -> BalancingPolicy:
+def _instance(kind: str, name: str, protocol: type) -> Any:
     """An object of a user's class."""
-    from fleetest.core.policies import BalancingPolicy
-
     module, _, attribute = name.partition(":")
     try:
-        policy: BalancingPolicy = getattr(importlib.import_module(module), attribute)()
+        policy = getattr(importlib.import_module(module), attribute)()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"balancing {name!r} cannot be loaded as module:Class ({reason})") from error
-    missing = [method for method in vars(BalancingPolicy) if method[0] != "_" and not hasattr(policy, method)]
+        raise UserError(f"{kind} {name!r} cannot be loaded as module:Class ({reason})") from error
+    missing = [method for method in vars(protocol) if method[0] != "_" and not hasattr(policy, method)]
     if missing:
-        raise UserError(f"balancing {name!r} is no balancing policy: it has no {', '.join(missing)}")
+        what = protocol.__name__.removesuffix("Policy").lower()
+        raise UserError(f"{kind} {name!r} is no {what} policy: it has no {', '.join(missing)}")
     return policy

@@ -62,6 +62,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="How embedded runners are balanced: adaptive (default), round-robin, least-loaded, module:Class",
     )
     group.addoption(
+        "--fleet-scheduler",
+        metavar="NAME",
+        help="Scheduler of embedded runners: a plugin's name or module:Class (default: Fleetest's own)",
+    )
+    group.addoption(
+        "--fleet-weight", metavar="N", help="Part of a shared fleet: a run of weight 3 gets three times one of 1"
+    )
+    group.addoption(
         "--fleet-each",
         metavar="NAME",
         help="Run tests that say nothing themselves once on each distinct value of this capability, such as python",
@@ -73,6 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("fleet_retries", "Default of --fleet-retries")
     parser.addini("fleet_no_hedge", "Default of --fleet-no-hedge (true or false)")
     parser.addini("fleet_token_file", "Default of --fleet-token-file")
+    parser.addini("fleet_weight", "Default of --fleet-weight")
     parser.addini("fleet_each", "Default of --fleet-each")
     parser.addini("fleet_history", "Default of --fleet-history")
 
@@ -121,6 +130,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             tls_ca=options.tls_ca,
             prestarted=prestarted,
             balancing=options.balancing,
+            scheduler=options.scheduler,
         )
     except UserError as error:
         if prestarted is not None:

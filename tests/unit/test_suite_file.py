@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fleetest.client.suite_file import find_cycle, load_suite
-from fleetest.core.model import AnyOf, Constraint, Operator
+from fleetest.client.suite_run import SuiteOptions, submission
+from fleetest.core.model import AnyOf, Constraint, Operator, RunId
 from fleetest.errors import ExitStatus, UserError
 
 FULL = """
@@ -130,6 +131,8 @@ COMMAND = '[[command]]\nname = "a"\nargv = ["true"]\n'
 MISTAKES = {
     "empty": ("", "has no [[command]] and no [[pytest]] table"),
     "no toml": ("[[command", "is not TOML:"),
+    "weight": ("weight = 0\n" + COMMAND, "weight is 0, must be a number from 0.001 to 1000"),
+    "weight as text": ('weight = "3"\n' + COMMAND, "weight is '3', must be a number from 0.001 to 1000"),
     "top key": (COMMAND + "[[pytst]]\n", "unknown key 'pytst', did you mean 'pytest'?"),
     "one bracket": ('[command]\nname = "a"\n', "[command] must be written [[command]]"),
     "not a table": ("command = 3\n", "command: must be [[command]] tables, is 3"),
@@ -233,3 +236,13 @@ def test_directories_need_not_exist_here_for_a_remote_fleet(tmp_path: Path) -> N
     file = write(tmp_path, COMMAND + 'cwd = "/somewhere/else"\n')
 
     assert load_suite(file, check_directories=False).commands[0].directory == "/somewhere/else"
+
+
+@pytest.mark.parametrize(("given", "said", "meant"), [(None, None, 1.0), (2.5, None, 2.5), (2.5, 4.0, 4.0)])
+def test_the_weight_is_the_files_unless_the_command_line_says_another(
+    tmp_path: Path, given: float | None, said: float | None, meant: float
+) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(("" if given is None else f"weight = {given}\n") + COMMAND)
+    run = submission(load_suite(path), SuiteOptions("title", weight=said), RunId("r"))
+    assert run.weight == meant

@@ -49,6 +49,9 @@ _PATH = click.Path(path_type=Path, readable=False)
     metavar="NAME",
     help="adaptive, round-robin, least-loaded, a plugin's name or module:Class  [default: adaptive]",
 )
+@click.option(
+    "--scheduler", metavar="NAME", help="A plugin's name or module:Class  [default: Fleetest's own scheduler]"
+)
 def coordinator(**flags: Any) -> int:
     """Serve a fleet that workers and clients connect to.
 
@@ -91,7 +94,13 @@ async def _serve(settings: CoordinatorSettings) -> int:
         raise UserError(f"--heartbeat-interval-s must be at least {HEARTBEAT_INTERVAL_MIN_S:g}")
     webhooks = _webhooks(settings)
     limits = Limits(heartbeat_interval_s=settings.heartbeat_interval_s, reconnect_grace_s=settings.reconnect_grace_s)
-    state = make_cluster_state(plugin_manager(), limits, next_epoch(settings.data), balancing=settings.balancing)
+    state = make_cluster_state(
+        plugin_manager(),
+        limits,
+        next_epoch(settings.data),
+        balancing=settings.balancing,
+        scheduler=settings.scheduler,
+    )
     # While it is served, people ask the coordinator: nobody else can open the file.
     history = HistoryRecorder(settings.history or settings.data / "history.duckdb", keep_open=True)
     shell = Coordinator(state, history=history)

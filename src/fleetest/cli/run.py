@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN
 from fleetest.errors import UserError
 
 _OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override-ini", "-k", "-m", "-p", "-W", "-r"})
@@ -78,6 +79,12 @@ def suite_argument(args: Sequence[str]) -> str | None:
     "--no-hedge", is_flag=True, help="Never start a second attempt of a test elsewhere while the first still runs."
 )
 @click.option(
+    "--weight",
+    type=click.FloatRange(WEIGHT_MIN, WEIGHT_MAX),
+    metavar="N",
+    help="Part of a shared fleet: a run of weight 3 gets three times one of 1  [default: the file's]",
+)
+@click.option(
     "--token-file", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Token of the coordinator."
 )
 @click.option(
@@ -99,6 +106,7 @@ def run(
     history: str | None,
     artifacts: Path | None,
     no_hedge: bool,
+    weight: float | None,
     token_file: Path | None,
     data: Path | None,
     tls_ca: Path | None,
@@ -121,6 +129,7 @@ def run(
         history=history,
         artifacts=artifacts,
         hedge=not no_hedge,
+        weight=weight,
         token_file=token_file,
         data_directory=data,
         tls_ca=tls_ca,
@@ -137,6 +146,7 @@ def _run_suite_file(
     history: str | None,
     artifacts: Path | None,
     hedge: bool,
+    weight: float | None,
     token_file: Path | None,
     data_directory: Path | None,
     tls_ca: Path | None,
@@ -163,6 +173,7 @@ def _run_suite_file(
         junit_file=junit_file,
         artifact_directory=artifacts,
         hedge=hedge,
+        weight=weight,
     )
     progress = RunProgress(time.monotonic())
     report = SuiteReport.for_stream(sys.stdout, progress, is_quiet=is_quiet)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN
 from fleetest.core.quantities import RequirementError
 from fleetest.core.requirements import parse_each
 from fleetest.errors import UserError
@@ -46,6 +47,8 @@ class FleetOptions:
     history: Path | None = None
     """None: no history for embedded runs."""
     balancing: str | None = None
+    scheduler: str | None = None
+    weight: float = 1.0
 
     @property
     def is_embedded(self) -> bool:
@@ -86,6 +89,8 @@ class FleetOptions:
             tls_ca=Path(tls_ca) if tls_ca else None,
             history=_history_path(config, given("history")),
             balancing=getattr(option, "fleet_balancing", None),
+            scheduler=getattr(option, "fleet_scheduler", None),
+            weight=_weight(given("weight")),
         )
 
 
@@ -206,6 +211,15 @@ def _positive_number(name: str, value: str | None) -> float | None:
         number = -1.0
     if not 0 <= number < float("inf"):
         raise UserError(f"--{name} is {value!r}, must be a number that is not negative")
+    return number
+
+
+def _weight(value: str | None) -> float:
+    number = _positive_number("fleet-weight", value)
+    if number is None:
+        return 1.0
+    if not WEIGHT_MIN <= number <= WEIGHT_MAX:
+        raise UserError(f"--fleet-weight is {value!r}, must be from {WEIGHT_MIN:g} to {WEIGHT_MAX:g}")
     return number
 
 

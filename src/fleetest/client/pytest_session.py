@@ -140,7 +140,9 @@ class FleetSession:
             each=options.each,
         )
         title = " ".join(["pytest", *map(str, self._config.invocation_params.args)])
-        self._fleet.submit(SubmitRun(run_id=RunId(options.run_uid), suites=(suite,), title=title))
+        self._fleet.submit(
+            SubmitRun(run_id=RunId(options.run_uid), suites=(suite,), title=title, weight=options.weight)
+        )
 
     def _follow(self, session: pytest.Session) -> None:
         while not self._is_finished:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fleetest.core.model import TaskId, TaskSpec
+from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN, TaskId, TaskSpec
 from fleetest.core.quantities import RequirementError
 from fleetest.core.requirements import TaskOptions, parse_options
 from fleetest.errors import UserError
@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-_TOP_KEYS = ("name", "defaults", "command", "pytest")
+_TOP_KEYS = ("name", "weight", "defaults", "command", "pytest")
 _POLICY_KEYS = ("timeout", "retries", "backoff", "hedge", "priority", "each")
 _REQUIREMENT_KEYS = ("gpus", "cpus", "memory", "resources", "requires", "prefer", "lock", "alone", "group", "workers")
 _EVERY_KIND_KEYS = ("cwd", "env", *_POLICY_KEYS)
@@ -43,6 +43,8 @@ class SuiteFile:
     commands: tuple[CommandSpec, ...]
     tasks: tuple[TaskSpec, ...]
     targets: tuple[PytestSuite, ...]
+    weight: float = 1.0
+    """Its part of a shared fleet."""
 
 
 def load_suite(path: Path, *, check_directories: bool = True) -> SuiteFile:
@@ -55,6 +57,9 @@ def load_suite(path: Path, *, check_directories: bool = True) -> SuiteFile:
     top.refuse_unknown(_TOP_KEYS)
     if not document.get("command") and not document.get("pytest"):
         top.fail("has no [[command]] and no [[pytest]] table, so there is nothing to run")
+    weight = document.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not WEIGHT_MIN <= weight <= WEIGHT_MAX:
+        top.fail(f"weight is {weight!r}, must be a number from {WEIGHT_MIN:g} to {WEIGHT_MAX:g}")
     defaults = _Table(path, "[defaults]", top.table("defaults"))
     defaults.refuse_unknown(_DEFAULTS_KEYS)
     _check_defaults(defaults, check_directories)
@@ -81,6 +86,7 @@ def load_suite(path: Path, *, check_directories: bool = True) -> SuiteFile:
         commands=tuple(commands),
         tasks=tuple(tasks),
         targets=tuple(targets),
+        weight=float(weight),
     )
 
 

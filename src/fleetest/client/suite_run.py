@@ -47,6 +47,8 @@ class SuiteOptions:
     """Of all runs: each has its own directory in it. None: ``.fleetest/artifacts`` beside the suite file."""
     hedge: bool = True
     """False: no test of the file is hedged, whatever it says itself."""
+    weight: float | None = None
+    """Part of a shared fleet; None: what the file says."""
 
 
 def submission(suite: SuiteFile, options: SuiteOptions, run_id: RunId) -> SubmitRun:
@@ -58,7 +60,8 @@ def submission(suite: SuiteFile, options: SuiteOptions, run_id: RunId) -> Submit
         targets = tuple(msgspec.structs.replace(target, hedge=False) for target in targets)
     commands = CommandSuite(commands=suite.commands, tasks=tasks, artifact_directory=str(parent.absolute() / run_id))
     suites = (*((commands,) if suite.commands else ()), *targets)
-    return SubmitRun(run_id=run_id, suites=suites, title=options.title)
+    weight = suite.weight if options.weight is None else options.weight
+    return SubmitRun(run_id=run_id, suites=suites, title=options.title, weight=weight)
 
 
 class SuiteRun:
