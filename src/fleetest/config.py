@@ -80,6 +80,8 @@ class WorkerSettings:
     python: str | None = None
     name: str | None = None
     """None: the host's name."""
+    address: str | None = None
+    """None: where the coordinator sees its link come from."""
     token_file: Path | None = None
     data: Path | None = None
     scratch: Path | None = None

@@ -7,6 +7,7 @@ event is applied, and the commands that come back are sent before the next messa
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import math
 import time
@@ -321,7 +322,13 @@ class Coordinator:
         try:
             self.apply(
                 events.WorkerJoined(
-                    worker_id, hello.session, hello.slots, hello.capabilities, hello.held_leases, hello.has_probe
+                    worker_id,
+                    hello.session,
+                    hello.slots,
+                    hello.capabilities,
+                    hello.held_leases,
+                    hello.has_probe,
+                    address=hello.address or _host_of(link.peer),
                 )
             )
         finally:
@@ -495,3 +502,13 @@ async def _close(link: Link[Any, Any], mistake: RemoteProtocolError | None) -> N
         link.send(wire.Refused(reason=str(mistake)))
     _log.warning("%s: closed for breaking the protocol: %s", link.peer, mistake)
     await link.close(str(mistake)[:500], CLOSED_PROTOCOL_ERROR)
+
+
+def _host_of(peer: str) -> str:
+    """The address of a peer, with or without a port; empty for a link that is none of the network."""
+    for host in (peer, peer.rpartition(":")[0].strip("[]")):
+        try:
+            return str(ipaddress.ip_address(host))
+        except ValueError:
+            pass
+    return ""

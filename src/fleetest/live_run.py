@@ -351,39 +351,50 @@ class LiveRun:
         told: list[wire.Outcome] = []
         rows: list[records.AttemptRecorded] = []
         for outcome in command.outcomes:
-            worker = outcome.worker_id or ""
-            runner = "" if outcome.slot is None or not worker else self._runner(WorkerId(worker), outcome.slot)
-            reason = f"superseded: {outcome.reason}" if outcome.is_superseded else outcome.reason
+            rows += [
+                self._row(member, f"rank {rank} of a gang of {len(outcome.members)}")
+                for rank, member in enumerate(outcome.members)
+            ]
             rows.append(
-                records.AttemptRecorded(
-                    self.run_id,
-                    outcome.task_id,
-                    outcome.attempt,
-                    outcome.verdict,
-                    outcome.is_final,
-                    worker,
-                    runner,
-                    outcome.slot,
-                    reason,
-                    outcome.result,
-                )
+                self._row(outcome, f"superseded: {outcome.reason}" if outcome.is_superseded else outcome.reason)
             )
             if not outcome.is_superseded:
-                told.append(
-                    wire.Outcome(
-                        task_id=outcome.task_id,
-                        attempt=outcome.attempt,
-                        verdict=outcome.verdict,
-                        is_final=outcome.is_final,
-                        worker=worker,
-                        runner=runner,
-                        result=outcome.result,
-                        reason=reason,
-                    )
-                )
+                told.append(self._outcome(outcome))
         if told:
             self.tell(wire.TasksFinished(run_id=self.run_id, outcomes=told))
         self._shell.record(*rows)
+
+    def _row(self, outcome: commands.TaskOutcome, reason: str) -> records.AttemptRecorded:
+        return records.AttemptRecorded(
+            self.run_id,
+            outcome.task_id,
+            outcome.attempt,
+            outcome.verdict,
+            outcome.is_final,
+            outcome.worker_id or "",
+            self._runner_of(outcome),
+            outcome.slot,
+            reason,
+            outcome.result,
+        )
+
+    def _outcome(self, outcome: commands.TaskOutcome) -> wire.Outcome:
+        return wire.Outcome(
+            task_id=outcome.task_id,
+            attempt=outcome.attempt,
+            verdict=outcome.verdict,
+            is_final=outcome.is_final,
+            worker=outcome.worker_id or "",
+            runner=self._runner_of(outcome),
+            result=outcome.result,
+            reason=outcome.reason,
+            members=tuple(map(self._outcome, outcome.members)),
+        )
+
+    def _runner_of(self, outcome: commands.TaskOutcome) -> str:
+        if outcome.slot is None or not outcome.worker_id:
+            return ""
+        return self._runner(outcome.worker_id, outcome.slot)
 
     def _runner(self, worker_id: WorkerId, slot: int) -> str:
         return f"gw{self._first_runner.get(worker_id, 0) + slot}"

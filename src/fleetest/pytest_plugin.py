@@ -86,6 +86,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("fleet_history", "Default of --fleet-history")
 
 
+@pytest.fixture
+def fleet_gang() -> Any:
+    """Those that execute this test together; in a runner another fixture of this name takes the place of this one."""
+    from fleetest.runner.gang import ALONE
+
+    return ALONE
+
+
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     from fleetest.client import pytest_hooks
 

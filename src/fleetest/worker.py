@@ -57,6 +57,8 @@ class WorkerSettings:
     """A command that must succeed before this machine gets work, and from time to time after that."""
     is_embedded: bool = False
     """In the coordinator's process: no heartbeats, and the link never breaks."""
+    address: str = ""
+    """Under which other machines reach this one; empty: where its link comes from."""
 
 
 class Worker:
@@ -152,6 +154,7 @@ class Worker:
             slots=settings.slots,
             capabilities=self._capabilities,
             host=platform.node(),
+            address=settings.address,
             held_leases=(*self._work.held(), *self._work.outbox.unconfirmed()),
             runs=self._work.run_ids,
             process="" if settings.is_embedded else own_identity(),

@@ -84,6 +84,12 @@ class Fleet:
         cases = ElementTree.parse(self.suite / "out.xml").getroot().iter("testcase")
         return process.returncode, output, sorted(case.get("name", "") for case in cases)
 
+    def run_suite(self, file: str) -> tuple[int, str]:
+        """Exit status and output of ``fleetest run`` with a suite file."""
+        process = self._start("fleetest", "run", file, "--fleet", self.url)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+        return process.returncode, output
+
     def history(self, sql: str) -> list[tuple[object, ...]]:
         """What the history says, after the end of the coordinator."""
         import duckdb

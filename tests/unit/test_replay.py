@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from fleetest.client.replay import Replayer, report_status, with_variant
@@ -175,3 +176,16 @@ def test_a_variant_is_reported_under_its_node_id_and_named_in_heading_word_and_j
     assert document.count("<testcase") == 2
     assert 'name="test_a @ python=3.9[1]"' in document
     assert 'name="test_a @ python=3.12[1]"' in document
+
+
+def test_what_the_members_of_a_gang_said_goes_with_the_failure(replayer: Replayer, recorder: Recorder) -> None:
+    members = (
+        outcome(Verdict.PASSED, is_final=False, output="printed by rank 0"),
+        outcome(Verdict.CRASHED, is_final=False, evidence="killed by signal 11"),
+    )
+    replayer.outcome(msgspec.structs.replace(outcome(Verdict.CRASHED, evidence="killed"), members=members))
+    [report] = recorder.reports
+    assert report.sections == [
+        ("rank 0 on here: passed", "printed by rank 0"),
+        ("rank 1 on here: crashed", "killed by signal 11"),
+    ]

@@ -42,6 +42,7 @@ _SCRATCH_BYTES_MIN = 64 * 1024
 @click.option("--resource", multiple=True, metavar="NAME=COUNT", help="Something countable that tests can reserve.")
 @click.option("--python", metavar="PATH", help="Interpreter of the tests  [default: this one]")
 @click.option("--name", help="Name of this worker  [default: the host's]")
+@click.option("--address", metavar="HOST", help="Where others of a gang reach this machine  [default: as connected]")
 @click.option("--token-file", type=_PATH, metavar="FILE", help="The coordinator's token.")
 @click.option("--data", type=_PATH, metavar="DIR", help="Data directory of a coordinator on this machine.")
 @click.option("--scratch", type=_PATH, metavar="DIR", help="Directory for temporary files  [default: a new one]")
@@ -114,6 +115,7 @@ async def _serve(settings: WorkerSettings) -> int:
             resources=resources,
             scratch=settings.scratch,
             probe=_probe(settings),
+            address=settings.address or "",
         ),
         capabilities=capabilities,
     )

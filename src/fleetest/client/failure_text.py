@@ -27,10 +27,22 @@ def explanation(outcome: Outcome, *, with_output: bool = True) -> str:
     parts = [outcome.reason, *(report.text for report in reports if report.outcome == "failed")]
     if outcome.result is not None:
         parts.append(outcome.result.evidence)
+    parts += [f"{f' {heading} ':-^80}\n{text}" for heading, text in member_texts(outcome)]
     if with_output and outcome.result is not None:
         parts.append(outcome.result.output)
         parts += [f"{f' {heading} ':-^80}\n{content}" for heading, content in sections_of(reports)]
     return "\n".join(printable(part.rstrip("\n")) for part in parts if part.strip())
+
+
+def member_texts(outcome: Outcome) -> list[tuple[str, str]]:
+    """Of a gang that did not pass: heading and text for each member that has something to say."""
+    found = []
+    for rank, member in enumerate(outcome.members):
+        # Of one that passed, what it printed may still say why another did not.
+        text = captured_output(member) if member.verdict.is_success else explanation(member)
+        if text:
+            found.append((f"rank {rank} on {member.worker}: {member.verdict.value}", text))
+    return found
 
 
 def captured_output(outcome: Outcome) -> str:

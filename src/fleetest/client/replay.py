@@ -12,6 +12,7 @@ import msgspec
 import pluggy
 import pytest
 
+from fleetest.client.failure_text import member_texts
 from fleetest.core.model import VARIANT_SIGN, AttemptResult, Verdict
 from fleetest.wire.messages import ItemInfo, Outcome
 from fleetest.wire.portable_values import from_portable
@@ -72,6 +73,8 @@ class Replayer:
         if variant or not outcome.is_final:
             logreport = self._logreport_without_junit()
         hook.pytest_runtest_logstart(nodeid=item.node_id, location=location)
+        if outcome.members and not outcome.verdict.is_success:
+            _add_members(reports, outcome)
         for report in reports:
             report.__dict__.update(extra)
             _count_failed_subtests(self._config, report)
@@ -210,6 +213,13 @@ def _passed_reports(
         name = report.__dict__.get("_id", node_id)
         reports.append(report)
     return reports
+
+
+def _add_members(reports: Sequence[pytest.TestReport], outcome: Outcome) -> None:
+    """What the other members of a gang said goes with the failure that decided."""
+    failed = next((report for report in reports if report.failed), None)
+    if failed is not None:
+        failed.sections.extend((heading, text) for heading, text in member_texts(outcome))
 
 
 def _count_failed_subtests(config: pytest.Config, report: pytest.TestReport) -> None:

@@ -18,6 +18,7 @@ from fleetest.processes.command_process import (
     describe_start_failure,
     judge,
 )
+from fleetest.processes.gang_place import environment_of
 from fleetest.processes.orphan_watch import OrphanWatch
 from fleetest.processes.out_of_memory import OomWatch
 from fleetest.processes.reporting import ExecutionLimits, HeldLease, Reporter
@@ -130,6 +131,9 @@ class CommandSeat:
             return
         if held.lease.variant:
             environment = {**spec.environment, VARIANT_VARIABLE: held.lease.variant}
+            spec = msgspec.structs.replace(spec, environment=environment)
+        if held.lease.gang is not None:
+            environment = {**spec.environment, **environment_of(held.lease.gang)}
             spec = msgspec.structs.replace(spec, environment=environment)
         if self._cancellation():
             self._reporter.finished(held.result(Verdict.CANCELLED, evidence=self._cancellation()))

@@ -7,8 +7,9 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fleetest.core.model import TaskId
+from fleetest.core.model import GangPlace, TaskId
 from fleetest.processes import stack_dumps
+from fleetest.processes.gang_place import MARK, write_place
 from fleetest.processes.process_groups import kill_session, signal_group
 from fleetest.processes.runner_channel import RunnerChannel
 
@@ -38,6 +39,11 @@ class Runner:
         self.was_killed_by_us = False
         self._scratch = scratch
         self._on_change = on_change
+
+    def join_gang(self, place: GangPlace, position: int) -> int:
+        """The test at this position is executed with others: what to write into the channel for it. Raises OSError."""
+        write_place(self._scratch / f"{self.runner_id}.gang", place)
+        return position | MARK
 
     def collected(self, positions: Mapping[TaskId, int]) -> None:
         self.positions = positions

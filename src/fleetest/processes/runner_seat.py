@@ -21,6 +21,7 @@ from fleetest.processes.frames import (
     Waiting,
     WarningRow,
 )
+from fleetest.processes.gang_place import MARK
 from fleetest.processes.out_of_memory import OomWatch
 from fleetest.processes.process_groups import describe_status
 from fleetest.processes.read_pacer import ReadPacer, ResultRate
@@ -235,13 +236,25 @@ class RunnerSeat:
             self._reporter.wake()
 
     def _write(self, runner: Runner, chosen: list[HeldLease]) -> None:
-        if not runner.channel.write([held.position for held in chosen]):
+        try:
+            positions = [
+                held.position if held.lease.gang is None else runner.join_gang(held.lease.gang, held.position)
+                for held in chosen
+            ]
+        except OSError as error:
+            self._take_from_written(chosen)
+            self._fail_unwritten(f"cannot write the place of a gang: {error}")
+            return
+        if not runner.channel.write(positions):
             # No room, or it is dying; its next rows or its end bring us here again.
-            for held in chosen:
-                del self._written[held.position]
-            self._unwritten.extendleft(reversed(chosen))
+            self._take_from_written(chosen)
             return
         self._deadline.resume()
+
+    def _take_from_written(self, chosen: list[HeldLease]) -> None:
+        for held in chosen:
+            del self._written[held.position]
+        self._unwritten.extendleft(reversed(chosen))
 
     def _release(self) -> None:
         """Tell a runner that waits in a teardown that nothing follows, if that is known.
@@ -266,7 +279,7 @@ class RunnerSeat:
             if position == NOTHING:
                 self._nothing_sent = False
                 continue
-            recalled.append(self._written.pop(position))
+            recalled.append(self._written.pop(position & ~MARK))
         self._unwritten.extendleft(reversed(recalled))
 
     # Listening ----------------------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ import struct
 import time
 
 from .frames import FRAME_BYTES_MAX, encode_frame, send_with_descriptors
+from .gang import MARK
 from .portable import portable
 from .reports import encode_reported, is_compact, note_failed_subtests, phase_seconds, verdict_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Sequence
+
+    from .gang import GangPlugin
 
 NOTHING = 0xFFFFFFFF
 
@@ -58,8 +61,14 @@ class Runner:
         results: socket.socket,
         keyword_counts: Sequence[int],
         output_limit_bytes: int,
+        gangs: GangPlugin,
+        gang_file: str,
     ) -> None:
         self._session = session
+        self._gangs = gangs
+        self._gang_file = gang_file
+        self._is_gangs = False
+        """A gang executes the position that was read last."""
         self._items = session.items
         self._keyword_counts = keyword_counts
         self._limit = output_limit_bytes
@@ -120,6 +129,9 @@ class Runner:
 
     def _run_item(self, position: int) -> None:
         item = self._items[position]
+        if self._is_gangs:
+            self._is_gangs = False
+            self._gangs.enter(self._gang_file)
         self._position = position
         self._successor = _UNKNOWN
         self._waited_s = 0.0
@@ -130,6 +142,8 @@ class Runner:
         self._meter.start()
         nextitem = Successor(self) if self._is_lazy else self._queued_item()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        if self._gangs.current is not None:
+            self._gangs.leave()
         self._add_result(position, started_at)
 
     def _tear_down_all(self) -> None:
@@ -192,6 +206,9 @@ class Runner:
                 return _END
             data += received
         position = self._unpack(data)[0]
+        if position >= MARK and position != NOTHING:
+            position -= MARK
+            self._is_gangs = True
         assert position == NOTHING or position < len(self._items), position
         return int(position)
 

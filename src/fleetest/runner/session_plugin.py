@@ -12,6 +12,7 @@ from . import after_fork, fork_safety
 from .collection import Collection, report_lines
 from .fleet_options import add_unknown_options, add_unknown_settings, register_marks
 from .frames import PeerGone
+from .gang import GangPlugin
 from .guards import WORKER, EarlyReads, WorkerInput, guard_environment, release_environment
 from .hook_proxies import cache_hook_proxies
 from .log_file import append_to_log_file, take_log_file
@@ -79,6 +80,7 @@ class SessionPlugin:
         self.workeroutput: Dict[str, Any] = {}
         self.runner: Optional[Runner] = None
         self.has_answered = False
+        self._gangs = GangPlugin()
         if self._is_template:
             self._workerinput.reads = self._reads
             guard_environment(self._reads)
@@ -128,6 +130,7 @@ class SessionPlugin:
     def pytest_configure(self, config: Any) -> None:
         self._config = config
         register_marks(config)
+        config.pluginmanager.register(self._gangs, "fleetest-gangs")
         if not config.pluginmanager.hasplugin("xdist"):
             from . import worker_fixtures
 
@@ -280,7 +283,8 @@ class SessionPlugin:
     ) -> None:
         gc.enable()
         cache_hook_proxies(session)
-        self.runner = Runner(session, tasks, results, collection.keyword_counts, self._limit)
+        gang_file = os.path.join(self._start["scratch"], self._workerinput["workerid"] + ".gang")
+        self.runner = Runner(session, tasks, results, collection.keyword_counts, self._limit, self._gangs, gang_file)
         session.config.pluginmanager.register(self.runner, "fleetest-runner")
         self.runner.announce(capture)
 

@@ -157,7 +157,7 @@ FROM planned_tasks AS planned
 LEFT JOIN (
     SELECT run_id, task_id,
         arg_max(verdict, attempt) FILTER (WHERE is_final) AS verdict,
-        count(started_at) AS attempts,
+        count(DISTINCT attempt) FILTER (WHERE started_at IS NOT NULL) AS attempts,
         arg_max(duration_s, attempt) FILTER (WHERE is_final) AS duration_s,
         arg_max(worker, attempt) FILTER (WHERE is_final) AS worker,
         arg_max(reason, attempt) FILTER (WHERE is_final) AS reason

@@ -95,6 +95,8 @@ class WorkerHello(Message, frozen=True):
     slots: int
     capabilities: Capabilities
     host: str = ""
+    address: str = ""
+    """Under which other machines reach this one; empty: where the link comes from."""
     held_leases: tuple[LeaseId, ...] = ()
     runs: tuple[RunId, ...] = ()
     """What it has processes for; some of it may have ended while it had no link."""
@@ -381,6 +383,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """``gwN``; empty if nothing was executed."""
     result: AttemptResult | None = None
     reason: str = ""
+    members: tuple[Outcome, ...] = ()
+    """Of a gang: what each member said, in order of rank."""
 
 
 class TasksFinished(Message, frozen=True):
