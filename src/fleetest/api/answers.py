@@ -83,7 +83,7 @@ class Me(Answer, kw_only=True):
     may: list[str]
 
 
-class FleetStatus(Answer, kw_only=True):
+class FleetNumbers(Answer, kw_only=True):
     now: Time
     started_at: Time
     uptime_s: float
@@ -105,7 +105,13 @@ class FleetStatus(Answer, kw_only=True):
     """Predicted time until all live runs end; null if nothing runs or nobody takes work."""
     alerts: AlertCounts
     clients: int
+    """Connections that submit and follow runs."""
+    listeners: int
+    """Screens that follow live events."""
     history: HistoryState
+
+
+class FleetStatus(FleetNumbers, kw_only=True):
     me: Me
 
 

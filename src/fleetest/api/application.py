@@ -12,17 +12,20 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from fleetest.api import answers
 from fleetest.api.context import Context
+from fleetest.api.events import EventHub
 from fleetest.api.fleet import Fleet, History
-from fleetest.api.handlers.alerts import AlertRoutes
+from fleetest.api.handlers.alerts import AlertRoutes, all_alerts
 from fleetest.api.handlers.history import HistoryRoutes
 from fleetest.api.handlers.login import LoginRoutes
 from fleetest.api.handlers.queue import QueueRoutes
 from fleetest.api.handlers.runs import RunRoutes
-from fleetest.api.handlers.server import ServerRoutes
+from fleetest.api.handlers.server import ServerRoutes, fleet_numbers
 from fleetest.api.handlers.tasks import TaskRoutes
 from fleetest.api.handlers.workers import WorkerRoutes
 from fleetest.api.live_index import LiveIndex
+from fleetest.api.metrics import MEDIA_TYPE, FleetMetrics
 from fleetest.api.openapi import openapi, reference_page
 from fleetest.api.past import Past
 from fleetest.api.readiness import Readiness
@@ -71,6 +74,8 @@ class Api:
             started_at=wall(),
         )
         self._series = FleetSeries(fleet, index, wall)
+        self._metrics = FleetMetrics(self.context, data_directory)
+        self.hub = EventHub(self.context, self._numbers, lambda: all_alerts(self.context))
         self._readiness = Readiness(self.context, data_directory)
         self._saving: set[asyncio.Future[None]] = set()
         self._document: bytes = b""
@@ -82,7 +87,7 @@ class Api:
         """Everything the API answers."""
         runs = RunRoutes(self.context)
         found = [
-            *ServerRoutes(self.context, self._series, self._readiness).routes(),
+            *ServerRoutes(self.context, self._series, self._readiness, self.hub).routes(),
             *LoginRoutes(self.context).routes(),
             *runs.routes(),
             *TaskRoutes(self.context, runs).routes(),
@@ -90,6 +95,8 @@ class Api:
             *AlertRoutes(self.context).routes(),
             *QueueRoutes(self.context).routes(),
             *HistoryRoutes(self.context).routes(),
+            Route("GET", "/metrics", Role.VIEW, "Numbers for Prometheus.", self._show_metrics, None,
+                  media_type="text/plain", tag="server"),
             Route("GET", "/openapi.json", Role.VIEW, "This API for machines: OpenAPI 3.1.", self._show_document, Any,
                   tag="server"),
             Route("GET", "/api", Role.VIEW, "This API as a page.", self._show_page, None, media_type="text/html",
@@ -104,12 +111,21 @@ class Api:
         """``gate``: of the server that it is mounted on."""
         self.context.gate = gate
         self._series.start()
+        self._metrics.start()
 
     async def close(self) -> None:
+        await self.hub.close()
         await self._series.close()
+        await self._metrics.close()
         while self._saving:
             await asyncio.wait(self._saving)
         await asyncio.to_thread(self.context.past.close)
+
+    def _numbers(self) -> answers.FleetNumbers:
+        return fleet_numbers(self.context, self._series, self.hub.client_count)
+
+    async def _show_metrics(self, call: Call) -> web.Response:
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": MEDIA_TYPE})
 
     async def _show_document(self, call: Call) -> web.Response:
         return web.Response(body=self._document, content_type="application/json")

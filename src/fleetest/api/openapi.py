@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from fleetest import __version__
-from fleetest.api import answers, suites
+from fleetest.api import answers, frames, suites
 from fleetest.api.http import IDEMPOTENCY_KEY, KEY_CHARS_MAX
 from fleetest.api.route import Public, Route
 from fleetest.transport.problems import PROBLEM_TYPE, ProblemBody
 
-_MODULES = (answers, suites)
+_MODULES = (answers, suites, frames)
 _ALWAYS = (400, 403)
 _WITH_ROLE = (401, 429)
 _WITH_BODY = (408, 413, 415)
@@ -29,6 +29,7 @@ _SAYS = {
     409: "Not in its present state.",
     413: "The body is too large.",
     415: "The body must be JSON.",
+    426: "A WebSocket is spoken here.",
     422: "The body is understood and cannot be meant.",
     429: "Too many; see Retry-After.",
     503: "Not at the moment.",

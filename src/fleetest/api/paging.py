@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import heapq
+import bisect
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -46,12 +46,23 @@ def one_of(given: str, known: Sequence[str], name: str) -> list[str]:
     return words
 
 
-async def breathing(items: Sequence[T], start: int = 0) -> AsyncIterator[T]:
-    """All ``items`` from ``start`` on; between portions others get their turn."""
+async def portions(items: Sequence[T], start: int = 0) -> AsyncIterator[Sequence[T]]:
+    """All ``items`` from ``start`` on, some at a time; in between others get their turn."""
     for first in range(start, len(items), SCANNED_AT_ONCE):
-        for item in items[first : first + SCANNED_AT_ONCE]:
-            yield item
+        yield items[first : first + SCANNED_AT_ONCE]
         await asyncio.sleep(0)
+
+
+async def first_ones(items: Sequence[T], count: int, *, wanted: Callable[[T], bool]) -> list[T]:
+    """The first ``count`` wanted items of what is in order already."""
+    found: list[T] = []
+    async for portion in portions(items):
+        for item in portion:
+            if wanted(item):
+                found.append(item)
+                if len(found) == count:
+                    return found
+    return found
 
 
 async def smallest(
@@ -62,16 +73,24 @@ async def smallest(
     key: Callable[[T], tuple[Any, int]],
     after: tuple[Any, int] | None,
 ) -> list[T]:
-    """The first ``count`` wanted items by ``key`` that come after ``after``."""
-    best: list[tuple[tuple[Any, int], T]] = []
-    for first in range(0, len(items), SCANNED_AT_ONCE):
-        portion = [(key(item), item) for item in items[first : first + SCANNED_AT_ONCE] if wanted(item)]
-        if after is not None:
-            portion = [entry for entry in portion if entry[0] > after]
-        best = heapq.nsmallest(count, [*best, *portion], key=_first)
-        await asyncio.sleep(0)
-    return [item for _, item in best]
+    """The first ``count`` wanted items by ``key`` that come after ``after``.
 
-
-def _first(entry: tuple[Any, Any]) -> Any:
-    return entry[0]
+    Only the best are kept at any time: many short-lived tuples would wake the garbage collector, which then looks at
+    everything the coordinator knows.
+    """
+    keys: list[tuple[Any, int]] = []
+    best: list[T] = []
+    async for portion in portions(items):
+        for item in portion:
+            if not wanted(item):
+                continue
+            its_key = key(item)
+            if (after is not None and not after < its_key) or (len(keys) == count and not its_key < keys[-1]):
+                continue
+            place = bisect.bisect_left(keys, its_key)
+            keys.insert(place, its_key)
+            best.insert(place, item)
+            if len(keys) > count:
+                keys.pop()
+                best.pop()
+    return best

@@ -48,7 +48,7 @@ def markdown(routes: Sequence[Route]) -> str:
     parts.append("## Types")
     used = {route.query.__name__ for route in routes}
     for name, schema in sorted(schemas.items()):
-        if name not in used and "properties" in schema:
+        if name not in used:
             parts += [f"### {name}", *_type(schema)]
     return "\n\n".join(parts) + "\n"
 
@@ -76,6 +76,8 @@ def _operation(route: Route, document: dict[str, Any]) -> str:
 
 def _type(schema: dict[str, Any]) -> list[str]:
     about = [" ".join(schema["description"].split())] if "description" in schema else []
+    if "properties" not in schema:
+        return about
     rows = ["| field | type | |\n|---|---|---|"]
     for name, kind in schema["properties"].items():
         rows[0] += f"\n| `{name}` | {_kind(kind)} | {kind.get('description', '')} |"

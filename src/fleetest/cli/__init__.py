@@ -44,6 +44,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Care for it": {
         "doctor": ("doctor", "Check this machine and the coordinator; say what to do."),
+        "token": ("token", "Make, list, revoke and rotate a coordinator's tokens."),
         "completion": ("completion", "Print the completion script of a shell."),
         "version": ("version", "Print the version."),
     },

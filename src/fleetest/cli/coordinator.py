@@ -126,6 +126,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
     finally:
         api.context.is_draining = True
         await shell.close()
+        await api.hub.close()
         await server.close()
         await api.close()
         credentials.write_used()

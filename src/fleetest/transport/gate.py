@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
 from fleetest.transport.browser_sessions import BrowserSessions
-from fleetest.transport.identity import Credentials, Identity
+from fleetest.transport.identity import Credentials, Identity, Role
 from fleetest.transport.problems import Problem
 
 FAILURES_MAX = 5
@@ -47,6 +47,10 @@ class Gate:
         self._hosts: frozenset[str] = frozenset()
         self._schemes: frozenset[str] = frozenset()
         self._failures: dict[str, deque[float]] = {}
+        self.refused: Counter[str] = Counter()
+        """By code of the problem."""
+        self.denied: Counter[Role] = Counter()
+        """By role of the token that was not enough."""
         self.cookie_name = "fleetest"
         self.is_encrypted = False
 
@@ -90,6 +94,12 @@ class Gate:
             return identity
         self._count_failure(address)
         raise Problem(401, "wrong_token", "this token is not known here, was revoked or has expired", CHALLENGE)
+
+    def count(self, problem: Problem, identity: Identity | None) -> None:
+        """For the metrics."""
+        self.refused[problem.code] += 1
+        if identity is not None and problem.code == "role_not_allowed":
+            self.denied[identity.role] += 1
 
     def count_wrong_code(self, address: str) -> None:
         self._count_failure(address)

@@ -93,15 +93,48 @@ def token_needed() -> Problem:
     return Problem(401, "token_needed", "send a token: Authorization: Bearer TOKEN, or log in at /login", CHALLENGE)
 
 
+class _Handler(RequestHandler):
+    """Answers what is no request as everything else is answered, without a line in the log for each."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("half of another answer was sent already")
+        if status >= 500:
+            _log.error("cannot answer a request", exc_info=exc)
+            problem = Problem(500, "internal_error", "a mistake of the coordinator: its log says more")
+        else:
+            problem = Problem(400, "bad_request", "this is no HTTP request that is understood here, or it is too long")
+        response = problem.response()
+        response.headers.update(HEADERS)
+        response.force_close()
+        return response
+
+
 class _GuardedServer(web.Server):
     """Knows which connections have not shown a token yet: few may, and none for long."""
 
     def __init__(self, handler: Handler, handshake_timeout_s: float) -> None:
-        super().__init__(
-            handler, access_log=None, max_line_size=8190, max_field_size=8190, max_headers=64, lingering_time=1.0
-        )
+        super().__init__(handler)
+        self._settings: dict[str, Any] = {
+            "access_log": None,
+            "max_line_size": 8190,
+            "max_field_size": 8190,
+            "max_headers": 64,
+            "lingering_time": 1.0,
+        }
         self._handshake_timeout_s = handshake_timeout_s
         self._strangers: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
+
+    def __call__(self) -> RequestHandler:
+        return _Handler(self, loop=asyncio.get_running_loop(), **self._settings)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -199,6 +232,7 @@ class NetworkServer:
             response = await self._answer(request, passed)
         except Problem as problem:
             code = problem.code
+            self.gate.count(problem, identity)
             response = problem.response()
         except Exception as error:
             if isinstance(error, (ConnectionError, web.HTTPException)):
@@ -214,6 +248,7 @@ class NetworkServer:
 
     async def _answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
         if passed.identity is None and not self._site.is_public(request):
+            self.gate.refused["token_needed"] += 1
             return self._site.challenge(request)
         check_unsafe(request, passed)
         identity = passed.identity

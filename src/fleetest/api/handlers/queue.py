@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fleetest.api import answers
 from fleetest.api.context import Context
 from fleetest.api.live_index import tasks_of
-from fleetest.api.paging import breathing
+from fleetest.api.paging import portions
 from fleetest.api.route import Call, Route
 from fleetest.core.entities import Task
 from fleetest.core.lifecycle import TaskState
@@ -50,22 +50,25 @@ class QueueRoutes:
                         f"suite {name!r} is being collected" if name else "the suite is being collected",
                         run.run_id,
                     )
-            async for task in breathing(tasks_of(run)):
-                if task.state is not TaskState.QUEUED and task.state is not TaskState.PENDING:
-                    continue
-                waiting += 1
-                kind = self._kind_of(task)
-                reason = reasons.get(kind)
-                if reason is None:
-                    reason = reasons[kind] = self._context.fleet.state.why(run.run_id, task.task_id)
-                _add(groups, reason, run.run_id, task)
+            async for portion in portions(tasks_of(run)):
+                for task in portion:
+                    if task.state is not TaskState.QUEUED and task.state is not TaskState.PENDING:
+                        continue
+                    waiting += 1
+                    kind = self._kind_of(task)
+                    reason = reasons.get(kind)
+                    if reason is None:
+                        reason = reasons[kind] = self._context.fleet.state.why(run.run_id, task.task_id)
+                    _add(groups, reason, run.run_id, task)
         ordered = sorted(groups.values(), key=lambda group: (-group.count, group.reason))
         return answers.Queue(waiting=waiting, groups=ordered)
 
     def _kind_of(self, task: Task) -> object:
         if task.state is TaskState.PENDING:
             return min(task.waits_for, default="")
-        return (task.task_class, task.group if task.group.keep_together else None)
+        if not task.group.keep_together:
+            return task.task_class
+        return (task.task_class, task.group)
 
 
 def _add(groups: dict[str, answers.WaitingGroup], reason: str, run_id: str, task: Task | None = None) -> None:

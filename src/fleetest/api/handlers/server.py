@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from typing import Annotated
 
+import msgspec
 from aiohttp import web
 
 from fleetest import __version__
-from fleetest.api import answers, describe
+from fleetest.api import answers, describe, frames
 from fleetest.api.answers import utc
 from fleetest.api.context import Context
+from fleetest.api.events import EventHub
 from fleetest.api.handlers.alerts import alert_counts
 from fleetest.api.readiness import Readiness
 from fleetest.api.route import Call, Public, Route
 from fleetest.api.series import FleetSeries
 from fleetest.core.lifecycle import WorkerState
+from fleetest.core.model import RunId
 from fleetest.transport.identity import GRANTS, Role
 from fleetest.wire.messages import PROTOCOL_VERSION
 
+AnyFrame = frames.Snapshot | frames.Delta | frames.Tasks
+
+
+class EventsQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    run: Annotated[str, msgspec.Meta(max_length=64, description="Also every change of this run's tasks.")] = ""
+
 
 class ServerRoutes:
-    def __init__(self, context: Context, series: FleetSeries, readiness: Readiness) -> None:
+    def __init__(self, context: Context, series: FleetSeries, readiness: Readiness, hub: EventHub) -> None:
         self._context = context
         self._series = series
         self._readiness = readiness
+        self._hub = hub
 
     def routes(self) -> Sequence[Route]:
         return [
@@ -37,6 +48,8 @@ class ServerRoutes:
                   answers.FleetStatus, tag="fleet"),
             Route("GET", "/api/v1/status/series", Role.VIEW, "The fleet over the last half hour.", self.fleet_series,
                   answers.Series, tag="fleet"),
+            Route("GET", "/api/v1/events", Role.VIEW, "Live events over a WebSocket: a snapshot, then what changes.",
+                  self.follow, AnyFrame, query=EventsQuery, status=101, tag="fleet", problems=(426, 503)),
         ]  # fmt: skip
 
     async def health(self, call: Call) -> web.Response:
@@ -50,8 +63,6 @@ class ServerRoutes:
         answer = answers.Ready(is_ready=is_ready, checks=shown)
         if is_ready:
             return answer
-        import msgspec
-
         body = msgspec.json.encode(answer)
         return web.Response(status=503, body=body, content_type="application/json", headers={"Retry-After": "5"})
 
@@ -66,10 +77,16 @@ class ServerRoutes:
         me = answers.Me(
             name=identity.name, role=identity.role.value, may=sorted(role.value for role in GRANTS[identity.role])
         )
-        return fleet_status(self._context, self._series, me)
+        numbers = fleet_numbers(self._context, self._series, self._hub.client_count)
+        known = {name: getattr(numbers, name) for name in numbers.__struct_fields__}
+        return answers.FleetStatus(**known, me=me)
+
+    async def follow(self, call: Call) -> web.StreamResponse:
+        run = RunId(call.query.run) if call.query.run else None
+        return await self._hub.serve(call.request, call.identity, run)
 
 
-def fleet_status(context: Context, series: FleetSeries, me: answers.Me) -> answers.FleetStatus:
+def fleet_numbers(context: Context, series: FleetSeries, listeners: int) -> answers.FleetNumbers:
     """Costs a look at every worker and every live run."""
     cluster = context.fleet.state.cluster
     workers = {state.value: 0 for state in WorkerState if not state.is_gone}
@@ -86,7 +103,7 @@ def fleet_status(context: Context, series: FleetSeries, me: answers.Me) -> answe
     assert now_at is not None
     assert started_at is not None
     trouble = context.past.trouble
-    return answers.FleetStatus(
+    return answers.FleetNumbers(
         now=now_at,
         started_at=started_at,
         uptime_s=max(0.0, now - context.started_at),
@@ -102,6 +119,6 @@ def fleet_status(context: Context, series: FleetSeries, me: answers.Me) -> answe
         remaining_s=context.remaining_s(),
         alerts=alert_counts(context),
         clients=context.fleet.client_count,
+        listeners=listeners,
         history=answers.HistoryState(is_usable=not trouble, trouble=trouble),
-        me=me,
     )

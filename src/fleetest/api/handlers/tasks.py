@@ -14,7 +14,7 @@ from fleetest.api.context import Context
 from fleetest.api.failure_groups import group_failures
 from fleetest.api.handlers.runs import RunRoutes, unknown_run
 from fleetest.api.live_index import IndexedRun, tasks_of
-from fleetest.api.paging import PAGE_MAX, Cursor, Limit, Text, make_cursor, one_of, read_cursor, smallest
+from fleetest.api.paging import PAGE_MAX, Cursor, Limit, Text, first_ones, make_cursor, one_of, read_cursor, smallest
 from fleetest.api.route import Call, Route
 from fleetest.core.entities import Run, Task
 from fleetest.core.lifecycle import TaskState
@@ -92,13 +92,18 @@ class TaskRoutes:
     ) -> answers.Page[answers.TaskRow]:
         after: tuple[Any, int] | None = read_cursor(query.cursor, _cursor_kind(query.sort))
         candidates = _candidates(run, indexed, states, verdicts)
-        if after is not None and query.sort == "position" and not verdicts and len(candidates) == len(run.tasks):
+        if query.sort.endswith("position") and not verdicts and len(candidates) == len(run.tasks):
             # In the order of the plan the place is the index.
-            candidates = candidates[after[1] + 1 :]
+            candidates = _from_place(candidates, after[1] if after is not None else None, query.sort)
+            is_in_order = True
+        else:
+            is_in_order = False
         sign = -1 if query.sort.startswith("-") else 1
         key = _live_key(query.sort.lstrip("-"), indexed)
         wanted = _live_filter(query, states, verdicts, indexed)
-        if query.sort in {"position", "duration", "-duration", "-position"}:
+        if is_in_order:
+            page = await first_ones(candidates, query.limit + 1, wanted=wanted)
+        elif query.sort in {"position", "duration", "-duration", "-position"}:
             signed: Callable[[Task], tuple[Any, int]] = lambda task: (sign * key(task), task.position)  # noqa: E731
             start = (sign * after[0], after[1]) if after is not None else None
             page = await smallest(candidates, query.limit + 1, wanted=wanted, key=signed, after=start)
@@ -269,6 +274,13 @@ class TaskRoutes:
             raise unknown_run(run_id)
         origin = row["started_at"].replace(tzinfo=timezone.utc).timestamp()
         return _timeline(past_bars, origin, [], after + len(past_bars), len(past_bars) < query.limit)
+
+
+def _from_place(tasks: Sequence[Task], after: int | None, sort: str) -> Sequence[Task]:
+    """What comes after the task at that place, in the order that was asked for."""
+    if sort == "position":
+        return tasks if after is None else tasks[max(0, after + 1) :]
+    return tasks[::-1] if after is None else tasks[: max(0, after)][::-1]
 
 
 def _total(scored: tuple[float, str, object]) -> float:

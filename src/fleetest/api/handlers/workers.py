@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from fleetest.core.model import WorkerId
 from fleetest.transport.identity import Role
 from fleetest.transport.problems import Problem
 
+SUMMARISED_AT_ONCE = 100
 STATES = tuple(state.value for state in WorkerState if not state.is_gone)
 
 
@@ -74,7 +76,10 @@ class WorkerRoutes:
         ]
         page = found[: query.limit]
         cursor = make_cursor(page[-1].order) if len(found) > len(page) else None
-        items = [self._summary(worker) for worker in page]
+        items: list[answers.WorkerSummary] = []
+        for start in range(0, len(page), SUMMARISED_AT_ONCE):
+            items += [self._summary(worker) for worker in page[start : start + SUMMARISED_AT_ONCE]]
+            await asyncio.sleep(0)
         return answers.Page(items=items, next_cursor=cursor, total=len(found) if after is None else None)
 
     async def show(self, call: Call) -> answers.WorkerDetail:

@@ -1,0 +1,322 @@
+"""Live events for screens: a snapshot, then what changed, four times a second at most.
+
+A frame is encoded once for everybody. Nobody is waited for: who falls behind gets a new snapshot instead of a longer
+queue, and who does not read at all is cut off. While nobody listens, nothing is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from fleetest.api import answers, describe, frames
+from fleetest.api.answers import utc
+from fleetest.api.context import Context
+from fleetest.core import commands, events
+from fleetest.core.model import RunId
+from fleetest.transport.identity import Identity
+from fleetest.transport.problems import Problem
+
+TICK_S = 0.25
+SLOW_TICKS = 4
+"""The fleet and its workers are looked at every so many ticks."""
+QUEUE_MAX = 256
+STALLED_S = 20.0
+CLIENTS_MAX = 256
+TASKS_PER_FRAME_MAX = 2000
+CLOSED_GOING_AWAY = 1001
+CLOSED_POLICY = 1008
+CLOSED_TRY_AGAIN_LATER = 1013
+_CLOSE_TIMEOUT_S = 2.0
+_log = logging.getLogger("fleetest.api")
+
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    socket: web.WebSocketResponse[Any]
+    transport: asyncio.Transport | None
+    identity: Identity
+    run_id: RunId | None
+    queue: deque[str] = field(default_factory=deque)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    sending_since: float | None = None
+
+    def put(self, frame: str) -> None:
+        self.queue.append(frame)
+        self.wake.set()
+
+
+class EventHub:
+    """``numbers`` tells the fleet in numbers; ``alerts`` all alerts that are kept."""
+
+    def __init__(
+        self,
+        context: Context,
+        numbers: Callable[[], answers.FleetNumbers],
+        alerts: Callable[[], list[answers.Alert]],
+    ) -> None:
+        self._context = context
+        self._numbers = numbers
+        self._alerts = alerts
+        self._clients: set[_Client] = set()
+        self._seq = 0
+        self._ticks = 0
+        self._ticking: asyncio.Task[None] | None = None
+        self._closings: set[asyncio.Task[None]] = set()
+        self._runs: dict[str, answers.RunSummary] = {}
+        self._workers: dict[str, frames.WorkerRow] = {}
+        self._known_alerts: dict[str, answers.Alert] = {}
+        self._tasks: dict[RunId, list[frames.TaskChange]] = {}
+        self._partial: set[RunId] = set()
+        self.dropped_total = 0
+        """Clients that were cut off or got a snapshot in place of frames."""
+        context.fleet.observe(self._observe)
+
+    @property
+    def client_count(self) -> int:
+        return len(self._clients)
+
+    async def serve(self, request: web.BaseRequest, identity: Identity, run_id: RunId | None) -> web.StreamResponse:
+        """Raises Problem 426, 503."""
+        if len(self._clients) >= CLIENTS_MAX:
+            raise Problem(503, "too_many_listeners", f"{CLIENTS_MAX} listen already: close one", {"Retry-After": "30"})
+        socket: web.WebSocketResponse[Any] = web.WebSocketResponse(
+            compress=False, max_msg_size=4096, heartbeat=30.0, timeout=_CLOSE_TIMEOUT_S
+        )
+        if not socket.can_prepare(request):
+            raise Problem(426, "websocket_needed", "a WebSocket is spoken here", {"Upgrade": "websocket"})
+        await socket.prepare(request)
+        client = _Client(socket, request.transport, identity, run_id)
+        if not self._clients:
+            self._take_stock()
+        self._clients.add(client)
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().create_task(self._keep_ticking())
+        client.put(self._snapshot())
+        writing = asyncio.get_running_loop().create_task(self._write(client))
+        try:
+            message = await socket.receive()
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                await self._close(client, CLOSED_POLICY, b"nothing is expected here")
+        finally:
+            self._clients.discard(client)
+            writing.cancel()
+            await asyncio.wait({writing})
+        return socket
+
+    async def close(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._ticking
+        await asyncio.gather(*(self._close(each, CLOSED_GOING_AWAY, b"stopping") for each in list(self._clients)))
+
+    def tick(self) -> None:
+        """Tell everybody what changed since the last one."""
+        is_slow = self._ticks % SLOW_TICKS == 0
+        self._ticks += 1
+        runs = self._changed_runs()
+        delta = frames.Delta(seq=self._seq + 1, at=self._now(), runs=runs)
+        if is_slow:
+            delta.workers, delta.workers_gone = self._changed_workers()
+            delta.alerts = self._changed_alerts()
+            delta.fleet = self._numbers()
+            self._look_after_clients()
+        if is_slow or runs:
+            self._seq += 1
+            self._send(frames.encode(delta), lambda client: True)
+        for run_id, rows in self._tasks.items():
+            self._seq += 1
+            frame = frames.Tasks(
+                seq=self._seq, at=self._now(), run_id=run_id, rows=rows, is_partial=run_id in self._partial
+            )
+            self._send(frames.encode(frame), lambda client, run_id=run_id: client.run_id == run_id)  # type: ignore[misc]
+        self._tasks, self._partial = {}, set()
+
+    # What changed ----------------------------------------------------------------------------------------------
+
+    def _observe(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
+        if not self._clients:
+            return
+        wanted = {client.run_id for client in self._clients if client.run_id is not None}
+        if not wanted:
+            return
+        for command in commanded:
+            kind = type(command)
+            if kind is commands.PublishStarted and command.run_id in wanted:  # type: ignore[union-attr]
+                self._started(command)  # type: ignore[arg-type]
+            elif kind is commands.PublishOutcomes and command.run_id in wanted:  # type: ignore[union-attr]
+                self._ended(command)  # type: ignore[arg-type]
+
+    def _started(self, command: commands.PublishStarted) -> None:
+        now = self._context.wall()
+        for task_id, attempt, worker_id, slot in command.tasks:
+            change = frames.TaskChange(task_id, "running", None, attempt, worker_id, slot, now, None)
+            self._add(command.run_id, change)
+
+    def _ended(self, command: commands.PublishOutcomes) -> None:
+        for outcome in command.outcomes:
+            if outcome.is_superseded:
+                continue
+            result = outcome.result
+            change = frames.TaskChange(
+                outcome.task_id,
+                "finished" if outcome.is_final else "queued",
+                outcome.verdict.value,
+                outcome.attempt,
+                str(outcome.worker_id or ""),
+                outcome.slot,
+                result.started_at or None if result is not None else None,
+                result.duration_s if result is not None else None,
+            )
+            self._add(command.run_id, change)
+
+    def _add(self, run_id: RunId, change: frames.TaskChange) -> None:
+        rows = self._tasks.setdefault(run_id, [])
+        if len(rows) < TASKS_PER_FRAME_MAX:
+            rows.append(change)
+        else:
+            self._partial.add(run_id)
+
+    def _take_stock(self) -> None:
+        """From here on changes are told."""
+        self._runs, self._workers, self._known_alerts = {}, {}, {}
+        self._tasks, self._partial = {}, set()
+        self._changed_runs()
+        self._changed_workers()
+        self._changed_alerts()
+
+    def _changed_runs(self) -> list[answers.RunSummary]:
+        context = self._context
+        now, cluster = context.wall(), context.fleet.state.cluster
+        current: dict[str, answers.RunSummary] = {}
+        for run_id, indexed in context.index.runs.items():
+            run = cluster.runs.get(run_id) or cluster.finished_runs.get(run_id)
+            if run is not None:
+                current[run_id] = describe.live_run(run, indexed, now, context.remaining_s(run))
+        changed = [run for run_id, run in current.items() if _essence(run) != _essence(self._runs.get(run_id))]
+        self._runs = current
+        return changed
+
+    def _changed_workers(self) -> tuple[list[frames.WorkerRow], list[str]]:
+        current = {row.worker_id: row for row in self._worker_rows()}
+        changed = [row for worker_id, row in current.items() if self._workers.get(worker_id) != row]
+        gone = [worker_id for worker_id in self._workers if worker_id not in current]
+        self._workers = current
+        return changed, gone
+
+    def _worker_rows(self) -> list[frames.WorkerRow]:
+        cluster, facts_of = self._context.fleet.state.cluster, self._context.fleet.worker_facts
+        rows = []
+        for worker_id, worker in cluster.workers.items():
+            facts = facts_of.get(worker_id)
+            used = sum(bool(slot.leases) for slot in worker.slots)
+            rows.append(
+                frames.WorkerRow(
+                    worker_id,
+                    worker.state.value,
+                    len(worker.slots),
+                    used,
+                    worker.lease_count - used,
+                    facts.load_average if facts is not None else None,
+                    facts.memory_available_bytes if facts is not None else None,
+                    len(cluster.alerts.causes(worker_id)),
+                )
+            )
+        return rows
+
+    def _changed_alerts(self) -> list[answers.Alert]:
+        current = {alert.alert_id: alert for alert in self._alerts()}
+        changed = [
+            alert
+            for alert_id, alert in current.items()
+            if alert_id not in self._known_alerts or self._known_alerts[alert_id].state != alert.state
+        ]
+        self._known_alerts = current
+        return changed
+
+    def _snapshot(self) -> str:
+        snapshot = frames.Snapshot(
+            seq=self._seq,
+            at=self._now(),
+            fleet=self._numbers(),
+            runs=list(self._runs.values()),
+            workers=self._worker_rows(),
+            alerts=[alert for alert in self._alerts() if alert.cleared_at is None],
+        )
+        return frames.encode(snapshot)
+
+    def _now(self) -> Any:
+        return utc(self._context.wall())
+
+    # Clients ---------------------------------------------------------------------------------------------------
+
+    async def _keep_ticking(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if not self._clients:
+                continue
+            try:
+                self.tick()
+            except Exception:
+                _log.exception("live events could not be told")
+
+    def _send(self, frame: str, is_wanted: Callable[[_Client], bool]) -> None:
+        snapshot: str | None = None
+        for client in self._clients:
+            if not is_wanted(client):
+                continue
+            if len(client.queue) < QUEUE_MAX:
+                client.put(frame)
+                continue
+            self.dropped_total += 1
+            client.queue.clear()
+            snapshot = snapshot or self._snapshot()
+            client.put(snapshot)
+
+    def _look_after_clients(self) -> None:
+        now, credentials = self._context.fleet.now(), self._context.credentials
+        for client in list(self._clients):
+            if not credentials.is_valid(client.identity):
+                self._close_soon(client, CLOSED_POLICY, b"its token was revoked or has expired")
+            elif client.sending_since is not None and now - client.sending_since > STALLED_S:
+                self.dropped_total += 1
+                self._close_soon(client, CLOSED_TRY_AGAIN_LATER, b"it did not read what was sent to it")
+
+    async def _write(self, client: _Client) -> None:
+        with suppress(ConnectionError, RuntimeError):
+            while True:
+                await client.wake.wait()
+                client.wake.clear()
+                while client.queue:
+                    frame = client.queue.popleft()
+                    client.sending_since = self._context.fleet.now()
+                    await client.socket.send_str(frame)
+                    client.sending_since = None
+
+    def _close_soon(self, client: _Client, code: int, reason: bytes) -> None:
+        self._clients.discard(client)
+        task = asyncio.get_running_loop().create_task(self._close(client, code, reason))
+        self._closings.add(task)
+        task.add_done_callback(self._closings.discard)
+
+    async def _close(self, client: _Client, code: int, reason: bytes) -> None:
+        """One that does not read cannot be told either: its connection is cut."""
+        with suppress(asyncio.TimeoutError, ConnectionError, RuntimeError):
+            await asyncio.wait_for(client.socket.close(code=code, message=reason), _CLOSE_TIMEOUT_S)
+        if client.transport is not None and client.transport.get_write_buffer_size():
+            client.transport.abort()
+
+
+def _essence(run: answers.RunSummary | None) -> Any:
+    """What must differ for a run to be told again: not that time passed."""
+    if run is None:
+        return None
+    return run.state, run.outcome, run.tasks, run.states, run.counts, run.cancel_reason

@@ -1,0 +1,482 @@
+"""The API over a real socket: runs, tasks, workers, live events, metrics, and a fleet of a worker in this process."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from fleetest.core.model import AttemptResult, Capabilities, Verdict
+from fleetest.transport.identity import Role
+from fleetest.transport.websocket import connect_worker
+from fleetest.wire import messages as wire
+
+TIMEOUT_S = 60.0
+
+
+def run(main) -> None:
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+def commands(*names: str, **more) -> dict:
+    return {"suites": [{"kind": "commands", "commands": [{"name": name, "argv": ["true"], **more} for name in names]}]}
+
+
+class ScriptedWorker:
+    """Speaks the protocol; executes nothing and answers as the test says."""
+
+    def __init__(self, link) -> None:
+        self.link = link
+        self.leases: list = []
+
+    async def granted(self, count: int) -> list:
+        """Leases that it holds and has not answered, once there are that many."""
+        while len(self.leases) < count:
+            for message in await self.link.receive():
+                if isinstance(message, wire.GrantLeases):
+                    self.leases += message.leases
+                elif isinstance(message, wire.PrepareRun):
+                    for suite in message.suites:
+                        ids = [task.task_id for task in suite.tasks]
+                        from fleetest.core.suite_planning import fingerprint_of
+
+                        collected = wire.SuiteCollected(
+                            run_id=message.run_id, suite=suite.name, fingerprint=fingerprint_of(ids), count=len(ids)
+                        )
+                        self.link.send(collected)
+        return self.leases
+
+    def finish(self, lease, verdict=Verdict.PASSED, **more) -> None:
+        self.leases.remove(lease)
+        result = AttemptResult(lease.lease_id, verdict, duration_s=0.5, started_at=1_700_000_000.0, **more)
+        self.link.send(wire.AttemptsFinished(results=[result]))
+
+    def start(self, lease) -> None:
+        self.link.send(wire.AttemptsStarted(leases=((lease.lease_id, 1_700_000_000.0),)))
+
+
+@asynccontextmanager
+async def worker(served, name="w1", slots=1, **capabilities):
+    link = await connect_worker(served.ws_url, served.tokens[Role.WORKER])
+    hello = wire.WorkerHello(
+        version=wire.PROTOCOL_VERSION, name=name, session=name, slots=slots, host=f"host of {name}",
+        capabilities=Capabilities(attributes={"os": ("linux",)}, resources={"cpus": 2.0}, **capabilities),
+    )  # fmt: skip
+    link.send(hello)
+    await link.receive()
+    try:
+        yield ScriptedWorker(link)
+    finally:
+        await link.close()
+
+
+@asynccontextmanager
+async def listening(served, query="", role=Role.VIEW):
+    headers = {"Authorization": f"Bearer {served.tokens[role]}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        socket = await session.ws_connect(f"{served.url}/api/v1/events{query}")
+        try:
+            yield socket
+        finally:
+            await socket.close()
+
+
+async def frame(socket, kind: str, wanted=lambda frame: True) -> dict:
+    while True:
+        found = json.loads((await socket.receive()).data)
+        if found["type"] == kind and wanted(found):
+            return found
+
+
+async def is_over(served, run_id: str) -> dict:
+    """The run, once it has ended; told by live events."""
+    async with listening(served) as socket:
+        snapshot = await frame(socket, "snapshot")
+        found = [each for each in snapshot["runs"] if each["run_id"] == run_id and not each["is_live"]]
+        while not found:
+            delta = await frame(socket, "delta")
+            found = [each for each in delta["runs"] if each["run_id"] == run_id and not each["is_live"]]
+        return found[0]
+
+
+def test_a_run_from_submission_to_history(serve):
+    async def main():
+        async with serve(history=True) as served, worker(served) as w1:
+            body = commands("a", "b") | {"title": "nightly", "owner": "ann"}
+            submitted = await served.ask("POST", "/api/v1/runs", Role.SUBMIT, body)
+            assert submitted.status == 201
+            url = submitted.value["url"]
+            first = (await w1.granted(1))[0]
+            w1.start(first)
+            live = (await served.ask("GET", url, Role.VIEW)).value
+            assert (live["title"], live["owner"], live["is_live"], live["tasks"]) == ("nightly", "ann", True, 2)
+            w1.finish(first, Verdict.FAILED, evidence="E   assert 1 == 2", output="hello")
+            w1.finish((await w1.granted(1))[0])
+            over = await is_over(served, submitted.value["run_id"])
+            assert (over["outcome"], over["is_success"]) == ("finished", False)
+            assert (over["counts"]["passed"], over["counts"]["failed"]) == (1, 1)
+            one = (await served.ask("GET", f"{url}/tasks/{first.task_id}", Role.VIEW)).value
+            assert (one["verdict"], one["worker"], one["state"]) == ("failed", "w1", "finished")
+            [attempt] = one["attempt_list"]
+            assert (attempt["traceback"], attempt["output"]) == ("E   assert 1 == 2", "hello")
+            assert one["reproduce"] == "cd / && true"
+            for _ in range(2):  # The state remembers two finished runs: after two more it is history's.
+                again = await served.ask("POST", "/api/v1/runs", body=commands("c"))
+                w1.finish((await w1.granted(1))[0])
+                await is_over(served, again.value["run_id"])
+            past = (await served.ask("GET", url, Role.VIEW)).value
+            assert {name: past[name] for name in ("title", "owner", "counts", "tasks", "is_success")} == {
+                name: over[name] for name in ("title", "owner", "counts", "tasks", "is_success")
+            }
+            assert past["can_rerun"]
+            past_one = (await served.ask("GET", f"{url}/tasks/{first.task_id}", Role.VIEW)).value
+            assert past_one["attempt_list"] == one["attempt_list"]
+            [group] = (await served.ask("GET", f"{url}/failures", Role.VIEW)).value["items"]
+            assert (group["count"], group["task_ids"], group["reproduce"]) == (1, [first.task_id], "cd / && true")
+            timeline = (await served.ask("GET", f"{url}/timeline", Role.VIEW)).value
+            assert (timeline["lanes"], sorted(timeline["task_id"]), timeline["is_complete"]) == (
+                ["w1/0"],
+                ["a", "b"],
+                True,
+            )
+            listed = (await served.ask("GET", "/api/v1/runs?text=nightly", Role.VIEW)).value["items"]
+            assert [each["run_id"] for each in listed] == [submitted.value["run_id"]]
+
+    run(main)
+
+
+def test_only_what_failed_runs_again_with_what_it_depends_on(serve):
+    async def main():
+        async with serve(history=True) as served, worker(served, slots=3) as w1:
+            suite = {"kind": "commands", "commands": [
+                {"name": "base", "argv": ["true"]},
+                {"name": "bad", "argv": ["false"], "depends_on": ["base"]},
+                {"name": "good", "argv": ["true"]},
+            ]}  # fmt: skip
+            submitted = await served.ask("POST", "/api/v1/runs", body={"suites": [suite]})
+            run_id = submitted.value["run_id"]
+            early = await served.ask("POST", f"/api/v1/runs/{run_id}/rerun")
+            assert (early.status, early.value["code"]) == (409, "run_not_over")
+            for _ in range(3):
+                lease = (await w1.granted(1))[0]
+                w1.finish(lease, Verdict.FAILED if lease.task_id == "bad" else Verdict.PASSED)
+            await is_over(served, run_id)
+            again = await served.ask("POST", f"/api/v1/runs/{run_id}/rerun")
+            assert again.status == 201
+            for _ in range(2):
+                w1.finish((await w1.granted(1))[0])
+            over = await is_over(served, again.value["run_id"])
+            assert (over["counts"]["passed"], over["tasks"], over["is_success"]) == (2, 2, True)
+            nothing = await served.ask("POST", f"/api/v1/runs/{again.value['run_id']}/rerun")
+            assert (nothing.status, nothing.value["code"]) == (409, "nothing_failed")
+
+    run(main)
+
+
+def test_only_its_submitter_or_an_admin_cancels_a_run(serve):
+    async def main():
+        from fleetest.transport.token_store import TokenStore
+
+        async with serve() as served:
+            other = TokenStore(served.data).create("other", Role.SUBMIT)
+            served.api.context.credentials.refresh()
+            run_id = (await served.ask("POST", "/api/v1/runs", Role.SUBMIT, commands("a"))).value["run_id"]
+            served.tokens[Role.WORKER] = other
+            refused = await served.ask("POST", f"/api/v1/runs/{run_id}/cancel", Role.WORKER)
+            assert (refused.status, refused.value["code"]) == (403, "not_your_run")
+            assert (await served.ask("POST", f"/api/v1/runs/{run_id}/cancel", Role.SUBMIT)).status == 202
+            shown = (await served.ask("GET", f"/api/v1/runs/{run_id}")).value
+            assert (shown["outcome"], shown["counts"]["cancelled"]) == ("cancelled", 1)
+            over = await served.ask("POST", f"/api/v1/runs/{run_id}/cancel")
+            assert (over.status, over.value["code"]) in {(409, "run_is_over"), (404, "unknown_run")}
+
+    run(main)
+
+
+def test_the_same_key_submits_once(serve):
+    async def main():
+        async with serve() as served:
+            key = (("Idempotency-Key", "nightly-1"),)
+            first, second = await asyncio.gather(
+                *(served.ask("POST", "/api/v1/runs", body=commands("a"), headers=key) for _ in range(2))
+            )
+            assert first.value == second.value
+            assert sorted([first.headers.get("idempotency-replayed"), second.headers.get("idempotency-replayed")], key=str) == [
+                None, "true"]  # fmt: skip
+            assert len(served.shell.state.snapshot().runs) == 1
+            other = await served.ask("POST", "/api/v1/runs", body=commands("b"), headers=key)
+            assert (other.status, other.value["code"]) == (422, "idempotency_key_reused")
+            foreign = await served.ask("POST", "/api/v1/runs", Role.SUBMIT, commands("b"), headers=key)
+            assert foreign.status == 201
+            bad = await served.ask("POST", "/api/v1/runs", body={"suites": []}, headers=(("Idempotency-Key", "k"),))
+            assert bad.status == 400
+            assert (
+                await served.ask("POST", "/api/v1/runs", body=commands("c"), headers=(("Idempotency-Key", "k"),))
+            ).status == 201
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("suite", "says"),
+    [
+        ({"kind": "commands", "commands": [{"name": "a", "argv": ["x"], "depends_on": ["b"]}]}, "no command 'b'"),
+        ({"kind": "commands", "commands": [{"name": "a", "argv": ["x"], "depends_on": ["a"]}]}, "wait for each other"),
+        ({"kind": "commands", "commands": [{"name": "a", "argv": ["x"]}] * 2}, "occurs twice"),
+        ({"kind": "commands", "commands": [{"name": "a::b", "argv": ["x"]}]}, "'::'"),
+        ({"kind": "commands", "commands": [{"name": "a", "argv": ["x"], "needs": {"gpuz": 1}}]}, "did you mean 'gpus'"),
+        ({"kind": "commands", "commands": [{"name": "a", "argv": ["x"], "environment": {"A=B": ""}}]}, "cannot be a variable"),
+        ({"kind": "pytest", "directory": "/x", "args": ["a\0"]}, "NUL"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_said(serve, suite, says):
+    async def main():
+        async with serve() as served:
+            answer = await served.ask("POST", "/api/v1/runs", body={"suites": [suite]})
+            assert (answer.status, answer.value["code"]) == (422, "bad_submission")
+            assert says in answer.value["detail"]
+            assert served.shell.state.snapshot().runs == ()
+
+    run(main)
+
+
+def test_pages_hold_everything_once_in_every_order(serve):
+    async def main():
+        async with serve(history=True) as served, worker(served, slots=2) as w1:
+            names = [f"t{number:02}" for number in range(25)]
+            run_id = (await served.ask("POST", "/api/v1/runs", body=commands(*names))).value["run_id"]
+
+            async def pages(query):
+                seen, cursor = [], ""
+                while cursor is not None:
+                    page = await served.ask("GET", f"/api/v1/runs/{run_id}/tasks?limit=7&{query}&cursor={cursor}")
+                    seen += [row["task_id"] for row in page.value["items"]]
+                    cursor = page.value["next_cursor"]
+                return seen
+
+            async def check():
+                assert await pages("") == names
+                assert await pages("sort=-position") == names[::-1]
+                assert await pages("sort=task_id") == names
+                assert await pages("sort=-task_id") == names[::-1]
+                assert sorted(await pages("sort=duration")) == sorted(await pages("sort=-duration")) == names
+                assert await pages("text=T1") == names[10:20]
+
+            await check()
+            for number in range(25):
+                lease = (await w1.granted(1))[0]
+                w1.finish(lease, Verdict.FAILED if number % 2 else Verdict.PASSED)
+            await is_over(served, run_id)
+            await check()
+            failed = await pages("verdict=failed")
+            assert len(failed) == 12
+            for number in range(2):
+                other = (await served.ask("POST", "/api/v1/runs", body=commands(f"o{number}"))).value["run_id"]
+                w1.finish((await w1.granted(1))[0])
+                await is_over(served, other)
+            await check()
+            assert sorted(await pages("verdict=failed")) == sorted(failed)
+
+    run(main)
+
+
+def test_an_operator_drains_and_quarantines(serve):
+    async def main():
+        async with serve() as served, worker(served):
+
+            async def state() -> str:
+                return (await served.ask("GET", "/api/v1/workers/w1", Role.VIEW)).value["state"]
+
+            shown = (await served.ask("GET", "/api/v1/workers/w1", Role.VIEW)).value
+            assert (shown["host"], shown["slots"], shown["attributes"]["os"]) == ("host of w1", 1, ["linux"])
+            seen = []
+            for action in ("drain", "resume", "quarantine", "quarantine", "release"):
+                assert (await served.ask("POST", f"/api/v1/workers/w1/{action}")).status == 202
+                seen.append(await state())
+            assert seen == ["draining", "healthy", "quarantined", "quarantined", "healthy"]
+            [alert] = (await served.ask("GET", "/api/v1/alerts", Role.VIEW)).value["items"]
+            assert (alert["worker_id"], alert["cause"], alert["state"]) == ("w1", "quarantined", "cleared")
+            noted = await served.ask("POST", f"/api/v1/alerts/{alert['alert_id']}/acknowledge")
+            assert noted.value["acknowledged_by"] == "admin"
+            assert (await served.ask("POST", "/api/v1/alerts/none/acknowledge")).status == 404
+
+    run(main)
+
+
+def test_the_queue_says_why(serve):
+    async def main():
+        async with serve() as served, worker(served) as w1:
+            first = await served.ask("POST", "/api/v1/runs", body=commands("plain"))
+            await w1.granted(1)
+            await served.ask("POST", "/api/v1/runs", body=commands("a", "b", needs={"gpus": 1}))
+            queue = (await served.ask("GET", "/api/v1/queue", Role.VIEW)).value
+            assert queue["waiting"] == 2
+            [group] = queue["groups"]
+            assert (group["count"], [each["task_id"] for each in group["examples"]]) == (2, ["a", "b"])
+            assert "gpus 1" in group["reason"]
+            status = (await served.ask("GET", "/api/v1/status", Role.VIEW)).value
+            assert (status["runs"], status["tasks"]["waiting"], status["slots"]["total"]) == (2, 2, 1)
+            assert first.status == 201
+
+    run(main)
+
+
+def test_live_events_tell_what_changes(serve):
+    async def main():
+        async with serve() as served, worker(served) as w1:
+            run_id = (await served.ask("POST", "/api/v1/runs", body=commands("a"))).value["run_id"]
+            lease = (await w1.granted(1))[0]
+            async with listening(served, f"?run={run_id}") as socket, listening(served) as other:
+                snapshot = await frame(socket, "snapshot")
+                assert snapshot["workers"][0][:3] == ["w1", "healthy", 1]
+                assert snapshot["runs"][0]["run_id"] == run_id
+                w1.start(lease)
+                started = await frame(socket, "tasks")
+                assert (started["run_id"], started["rows"][0][:2]) == (run_id, ["a", "running"])
+                w1.finish(lease)
+                ended = await frame(socket, "tasks")
+                assert ended["rows"][0][:3] == ["a", "finished", "passed"]
+                delta = await frame(other, "delta", lambda found: any(not each["is_live"] for each in found["runs"]))
+                assert delta["runs"][0]["counts"]["passed"] == 1
+                await served.ask("POST", "/api/v1/workers/w1/drain")
+                changed = await frame(other, "delta", lambda found: found["workers"])
+                assert changed["workers"][0][:2] == ["w1", "draining"]
+                await other.send_str("{}")
+                while (message := await other.receive()).type is aiohttp.WSMsgType.TEXT:
+                    pass
+                assert (message.type, other.close_code) == (aiohttp.WSMsgType.CLOSE, 1008)
+
+    run(main)
+
+
+def test_a_slow_screen_gets_a_snapshot_and_nobody_waits_for_it(serve, monkeypatch):
+    monkeypatch.setattr("fleetest.api.events.QUEUE_MAX", 4)
+
+    async def main():
+        async with serve() as served, listening(served) as socket:
+            await frame(socket, "snapshot")
+            hub = served.api.hub
+            [client] = hub._clients
+            # The loop does not run meanwhile, so nothing is written: the queue would grow with every tick.
+            for _ in range(40):
+                hub._ticks = 0
+                hub.tick()
+            assert len(client.queue) <= 4
+            assert hub.dropped_total > 0
+            again = await frame(socket, "snapshot")
+            assert again["seq"] > 0
+
+    run(main)
+
+
+def test_a_screen_that_never_reads_is_cut_off(serve, monkeypatch):
+    monkeypatch.setattr("fleetest.api.events.STALLED_S", 0.0)
+
+    async def main():
+        async with serve() as served, listening(served) as socket:
+            await frame(socket, "snapshot")
+            hub = served.api.hub
+            [client] = hub._clients
+            client.sending_since = served.shell.now() - 1.0
+            hub._ticks = 0
+            hub.tick()
+            assert hub.client_count == 0
+            while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+            assert socket.close_code == 1013, message
+
+    run(main)
+
+
+def test_a_browser_logs_in_with_a_one_use_code(serve):
+    async def main():
+        async with serve() as served:
+            made = await served.ask("POST", "/api/v1/login-codes", Role.VIEW)
+            own = ("Origin", served.url)
+            opened = await served.ask("POST", "/login", None, {"code": made.value["code"]}, headers=(own,))
+            assert (opened.status, opened.value) == (200, {"name": "view", "role": "view"})
+            cookie = opened.headers["set-cookie"]
+            assert "HttpOnly" in cookie
+            assert "SameSite=Strict" in cookie
+            value = ("Cookie", cookie.partition(";")[0])
+            page = await served.ask("GET", "/", None, headers=(value,))
+            assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+            assert (await served.ask("GET", "/api/v1/status", None, headers=(value,))).status == 200
+            twice = await served.ask("POST", "/login", None, {"code": made.value["code"]}, headers=(own,))
+            assert (twice.status, twice.value["code"]) == (401, "wrong_code")
+            assert (await served.ask("POST", "/logout", None, headers=(value, own))).status == 200
+            assert (await served.ask("GET", "/api/v1/status", None, headers=(value,))).status == 401
+            worker_token = {"token": served.tokens[Role.WORKER]}
+            assert (await served.ask("POST", "/login", None, worker_token, headers=(own,))).status == 403
+            asked = (("Accept", "text/html"),)
+            form = await served.ask("GET", "/api/v1/runs", None, headers=asked)
+            assert form.status == 401
+            assert b"<form" in form.body
+            assert form.body == (await served.ask("GET", "/nothing", None, headers=asked)).body
+
+    run(main)
+
+
+def test_ready_only_if_it_can_write(serve, monkeypatch):
+    async def main():
+        async with serve(history=True) as served:
+            await asyncio.to_thread(served.api.context.past._history.flush, 10.0)
+            assert (await served.ask("GET", "/healthz", None)).body == b"ok\n"
+            ready = await served.ask("GET", "/readyz", Role.VIEW)
+            assert (ready.status, set(ready.value["checks"].values())) == (200, {"ok"})
+            assert (await served.ask("GET", "/readyz", None)).value == {"is_ready": True, "checks": {}}
+
+            def refuse(descriptor):
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr("fleetest.api.readiness.os.fsync", refuse)
+            full = await served.ask("GET", "/readyz", Role.VIEW)
+            assert (full.status, full.value["is_ready"]) == (503, False)
+            assert "No space left" in full.value["checks"]["write"]
+            assert (await served.ask("GET", "/readyz", None)).value == {"is_ready": False, "checks": {}}
+            assert not list(served.data.glob(".probe-*"))
+
+    run(main)
+
+
+def test_metrics_are_there_from_the_start_and_name_nobody(serve):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    async def main():
+        async with serve() as served:
+
+            def parsed(answer):
+                return {
+                    (sample.name, *sorted(sample.labels.items())): sample.value
+                    for family in text_string_to_metric_families(answer.body.decode())
+                    for sample in family.samples
+                }
+
+            before = parsed(await served.ask("GET", "/metrics", Role.VIEW))
+            assert before["fleetest_test_results_total", ("status", "passed")] == 0
+            assert before["fleetest_workers", ("state", "healthy")] == 0
+            async with worker(served, name="secret-worker") as w1:
+                await served.ask("POST", "/api/v1/runs", body=commands("secret-test"))
+                lease = (await w1.granted(1))[0]
+                w1.start(lease)
+                w1.finish(lease)
+                await is_over(served, lease.run_id)
+                answer = await served.ask("GET", "/metrics", Role.VIEW)
+                after = parsed(answer)
+            assert set(before) <= set(after)
+            assert after["fleetest_test_results_total", ("status", "passed")] == 1
+            assert after["fleetest_attempts_total", ("reason", "first")] == 1
+            assert after["fleetest_workers", ("state", "healthy")] == 1
+            assert after["fleetest_test_duration_seconds_sum",] == 0.5
+            assert after["fleetest_test_duration_seconds_bucket", ("le", "0.5")] == 1
+            assert after["fleetest_queue_wait_seconds_count",] == 1
+            assert b"secret" not in answer.body
+            assert lease.run_id.encode() not in answer.body
+            await served.ask("GET", "/metrics", None, headers=(("Authorization", "Bearer wrong"),))
+            await served.ask("POST", "/api/v1/workers/x/drain", Role.VIEW)
+            refused = parsed(await served.ask("GET", "/metrics", Role.VIEW))
+            assert refused["fleetest_auth_failures_total", ("reason", "wrong_token")] == 1
+            assert refused["fleetest_authz_denied_total", ("role", "view")] == 1
+
+    run(main)
