@@ -62,6 +62,8 @@ class CoordinatorSettings:
     """URLs to which alerts are posted."""
     alert_secret_file: Path | None = None
     """Holds the secret that signs them."""
+    announce: tuple[str, ...] = ()
+    """Capabilities of workers that will come later, each as ``name=value, ...``."""
     balancing: str | None = None
     """Name of the balancing policy; None: what a plugin offers, else adaptive."""
     scheduler: str | None = None

@@ -14,7 +14,7 @@ from fleetest.core import commands, events
 from fleetest.core.model import Capabilities, RunId, TaskId, TaskSpec, WorkerId, base_id
 from fleetest.core.suite_planning import AdoptPlan, AskPlan, Ready, Refuse, Step, SuitePlanning, Unavailable
 from fleetest.core.variants import expand_each
-from fleetest.errors import RemoteProtocolError
+from fleetest.errors import ExitStatus, RemoteProtocolError
 from fleetest.storage import records
 from fleetest.transport.link import Link
 from fleetest.wire import messages as wire
@@ -105,8 +105,16 @@ class LiveRun:
         self.is_over = True
         for suite, planning in self._planning.items():
             failures = [failure for (name, _), failure in self._failures.items() if name == suite]
-            if planning.is_open and failures and self.outcome == "finished":
-                self._tell_failure(failures[0])
+            if not planning.is_open or self.outcome != "finished" or self._exit_was_requested:
+                continue
+            nobody = wire.SuiteFailed(
+                run_id=self.run_id,
+                suite=suite,
+                kind="unavailable",
+                text="no worker joined in time to collect the tests: start one, or wait longer for one",
+                exit_status=ExitStatus.WORKER_UNFIT,
+            )
+            self._tell_failure(failures[0] if failures else nobody)
         self.tell(wire.RunFinished(run_id=self.run_id, counts=dict(counts)))
 
     @property
@@ -345,6 +353,11 @@ class LiveRun:
                 for task_id, attempt, worker_id, slot in command.tasks
             )
             self._client.send(wire.TasksStarted(run_id=self.run_id, tasks=tasks))
+
+    def publish_notice(self, text: str) -> None:
+        """Something that somebody waits for, at once, as often as it is so."""
+        self._is_news(text)
+        self.tell(wire.RunNotice(run_id=self.run_id, text=text, is_urgent=True))
 
     def publish_outcomes(self, command: commands.PublishOutcomes) -> None:
         """Tell the client and history. What came under a stale lease is evidence for history alone."""

@@ -74,6 +74,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="Run tests that say nothing themselves once on each distinct value of this capability, such as python",
     )
+    group.addoption(
+        "--fleet-wait-for-workers",
+        metavar="TIME",
+        help="How long tests that no known worker can run wait for one: 300 (default), 5m, 0, forever",
+    )
     parser.addini("fleet", "Default of --fleet")
     parser.addini("fleet_start_method", "Default of --fleet-start-method")
     parser.addini("fleet_python", "Default of --fleet-python")
@@ -82,6 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("fleet_no_hedge", "Default of --fleet-no-hedge (true or false)")
     parser.addini("fleet_token_file", "Default of --fleet-token-file")
     parser.addini("fleet_weight", "Default of --fleet-weight")
+    parser.addini("fleet_wait_for_workers", "Default of --fleet-wait-for-workers")
     parser.addini("fleet_each", "Default of --fleet-each")
     parser.addini("fleet_history", "Default of --fleet-history")
 

@@ -44,3 +44,49 @@ def test_every_test_of_a_run_can_be_for_each_value(fleet):
     status, output, names = fleet.run("--fleet-each", "rack")
     assert status == ExitStatus.OK, output
     assert names == ["test_it @ rack=a", "test_it @ rack=b"]
+
+
+NEEDY = """
+import pytest
+
+@pytest.mark.fleet(requires="board=rev3")
+def test_needy():
+    pass
+
+def test_plain():
+    pass
+"""
+
+
+def test_what_nobody_has_is_said_and_ends_after_the_wait(fleet):
+    (fleet.suite / "test_it.py").write_text(NEEDY)
+    fleet.worker("w", "--label", "board=rev2")
+    status, output, _ = fleet.run("--fleet-wait-for-workers", "0.3s")
+    assert status == ExitStatus.TESTS_FAILED
+    what = "board=rev3: nobody has it (closest: worker w lacks board=rev3 (has rev2))"
+    assert f"fleetest: 1 test waits for a worker with {what}; without one, not run after 0.3 s" in output
+    assert f"not run: no worker with {what}, after 0.3 s of waiting" in output
+    assert "1 passed, 1 error" in output
+
+
+def test_a_worker_that_joins_gets_what_waited_for_it(fleet):
+    (fleet.suite / "test_it.py").write_text(NEEDY)
+    client = fleet.client("--fleet-wait-for-workers", "forever")
+    lines = iter(client.stdout.readline, "")
+    assert any("the run waits for a worker: none has joined" in line for line in lines)
+    fleet.worker("old", "--label", "board=rev2")
+    assert any("the wait for a worker is over" in line for line in lines)
+    assert any("1 test waits for a worker with board=rev3" in line for line in lines)
+    fleet.worker("new", "--label", "board=rev3")
+    rest = "".join(lines)
+    assert "the wait for a worker with board=rev3 is over" in rest
+    assert "2 passed" in rest
+    assert client.wait() == ExitStatus.OK
+
+
+def test_a_run_without_any_worker_ends_after_the_wait(fleet):
+    (fleet.suite / "test_it.py").write_text(NEEDY)
+    client = fleet.client("--fleet-wait-for-workers", "0")
+    output, _ = client.communicate()
+    assert client.returncode == ExitStatus.WORKER_UNFIT, output
+    assert "no worker joined in time to collect the tests" in output

@@ -54,7 +54,7 @@ def test_lists_in_the_environment_are_separated_by_commas(tmp_path):
         ("[tool.fleetest]\ncolour = 1\n", r"unknown key 'colour' in \[tool.fleetest\]"),
         (
             "[tool.fleetest.coordinator]\nprot = 1\n",
-            "has the unknown key 'prot'; known are alert_secret_file, alert_webhook",
+            "has the unknown key 'prot'; known are alert_secret_file, alert_webhook, announce",
         ),
         ("[tool.fleetest.coordinator]\nport = 'x'\n", "port must be a whole number of at least 0, not 'x'"),
         ("[tool.fleetest.coordinator]\nport = true\n", "port must be a whole number of at least 0, not True"),

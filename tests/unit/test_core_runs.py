@@ -223,7 +223,7 @@ def test_a_dependant_waits_for_success(cluster):
     cluster.join("w", slots=2)
     cluster.submit(task("b", depends_on=["a"]), task("a"))
     assert set(cluster.leases) == {"a"}
-    assert cluster.why("b") == "waiting for dependency a"
+    assert cluster.why("b") == "waiting for dependency a (next on w/0, attempt 1)"
     cluster.finish("a")
     assert "b" in cluster.leases
 
@@ -566,7 +566,7 @@ def test_in_a_closed_fleet_what_nobody_can_run_ends_with_the_reason():
     cluster.finish("plain")
     assert cluster.verdicts() == {"greedy": Verdict.NOT_RUN, "after": Verdict.NOT_RUN, "plain": Verdict.PASSED}
     [reason] = [o.reason for c in cluster.all(commands.PublishOutcomes) for o in c.outcomes if o.task_id == "greedy"]
-    assert reason == "no live worker has gpus 7 (closest: worker w lacks gpus 7 (has 1))"
+    assert reason == "no worker has gpus 7 (closest: worker w lacks gpus 7 (has 1))"
     assert finished(cluster)
 
 

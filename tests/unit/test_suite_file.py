@@ -246,3 +246,16 @@ def test_the_weight_is_the_files_unless_the_command_line_says_another(
     path.write_text(("" if given is None else f"weight = {given}\n") + COMMAND)
     run = submission(load_suite(path), SuiteOptions("title", weight=said), RunId("r"))
     assert run.weight == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"), [("", 300.0), ("0", 0.0), ('"5m"', 300.0), ('"forever"', None), ("2.5", 2.5)]
+)
+def test_how_long_it_waits_for_workers(tmp_path: Path, text: str, wait_s: float | None) -> None:
+    line = f"wait_for_workers = {text}\n" if text else ""
+    assert load_suite(write(tmp_path, line + COMMAND)).wait_for_workers_s == wait_s
+
+
+def test_a_wait_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="wait_for_workers is 'soon', must be seconds"):
+        load_suite(write(tmp_path, 'wait_for_workers = "soon"\n' + COMMAND))

@@ -423,9 +423,11 @@ def test_a_fleet_without_workers_says_so_and_counts_those_that_join(suite: Suite
     empty = RunAccepted(run_id=RUN)
     joined = FleetChanged(workers=(("one", 2), ("two", 3)))
 
-    _, text = execute(suite, ScriptedFleet(empty, joined, *ALL_PASSED[1:]))
+    notice = RunNotice(run_id=RUN, text="the run waits for a worker: none has joined", is_urgent=True)
 
-    assert text.startswith("fleetest: the fleet has no worker at the moment; waiting for one\n")
+    _, text = execute(suite, ScriptedFleet(empty, notice, joined, *ALL_PASSED[1:]))
+
+    assert text.startswith("fleetest: the run waits for a worker: none has joined\n")
     assert text.endswith(" on 5 slots\n")
 
 

@@ -66,7 +66,7 @@ def test_what_nobody_can_run_holds_up_nothing(cluster):
     cluster.join("w", capabilities=PLAIN)
     cluster.submit(task("gpu", priority=9, requirements=needs(gpus=1)), task("a"))
     assert cluster.queues == {("w", 0): ["a"]}
-    assert cluster.why("gpu") == "no live worker has gpus 1 (closest: worker w lacks gpus 1 (has 0))"
+    assert cluster.why("gpu") == "no worker has gpus 1 (closest: worker w lacks gpus 1 (has 0))"
     cluster.join("g", capabilities=GPU)
     cluster.ready("g")
     assert cluster.worker_of("gpu") == "g"
@@ -544,14 +544,14 @@ def test_why_names_the_closest_worker(cluster):
     cluster.join("p", capabilities=PLAIN)
     cluster.join("g", capabilities=OLD_GPU)
     cluster.submit(task("a", requirements=needs(requires="cuda>=12")))
-    assert cluster.why("a") == ("no live worker has cuda>=12 (closest: worker g lacks cuda>=12 (has 11.8))")
+    assert cluster.why("a") == ("no worker has cuda>=12 (closest: worker g lacks cuda>=12 (has 11.8))")
 
 
 def test_why_all_together(cluster):
     cluster.join("p", capabilities=Capabilities({"os": ("linux",)}))
     cluster.join("g", capabilities=Capabilities({"cuda": ("12.4",)}))
     cluster.submit(task("a", requirements=needs(requires="cuda>=12, os=linux")))
-    assert cluster.why("a").startswith("no live worker has all of cuda>=12, os=linux (closest: worker ")
+    assert cluster.why("a").startswith("no worker has all of cuda>=12, os=linux (closest: worker ")
 
 
 def test_why_busy_next_and_running(cluster):
@@ -559,7 +559,7 @@ def test_why_busy_next_and_running(cluster):
     cluster.submit(*(task(f"{i}", expected_s=10.0) for i in range(3)))
     cluster.start("0")
     assert cluster.why("0") == "running on w/0, attempt 1"
-    assert cluster.why("1") == "next on w/0, attempt 1"
+    assert cluster.why("1") == "next on w/0 behind 1 test, attempt 1"
     assert cluster.why("2") == "waiting for a free slot: all workers that could run it are busy"
 
 

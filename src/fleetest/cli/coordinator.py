@@ -6,6 +6,7 @@ import asyncio
 import signal
 import ssl
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
 
 if TYPE_CHECKING:
+    from fleetest.core.model import Capabilities
     from fleetest.transport.webhooks import Webhooks
 
 HEARTBEAT_INTERVAL_MIN_S = 0.05
@@ -44,6 +46,12 @@ _PATH = click.Path(path_type=Path, readable=False)
 )
 @click.option("--alert-webhook", multiple=True, metavar="URL", help="Post alerts there as JSON; repeatable.")
 @click.option("--alert-secret-file", type=_PATH, metavar="FILE", help="The secret that signs what is posted.")
+@click.option(
+    "--announce",
+    multiple=True,
+    metavar='"gpus=1, cuda=12.4"',
+    help="What a worker will have that comes later: tests that need it wait for it without a limit; repeatable.",
+)
 @click.option(
     "--balancing",
     metavar="NAME",
@@ -93,7 +101,11 @@ async def _serve(settings: CoordinatorSettings) -> int:
     if settings.heartbeat_interval_s < HEARTBEAT_INTERVAL_MIN_S:
         raise UserError(f"--heartbeat-interval-s must be at least {HEARTBEAT_INTERVAL_MIN_S:g}")
     webhooks = _webhooks(settings)
-    limits = Limits(heartbeat_interval_s=settings.heartbeat_interval_s, reconnect_grace_s=settings.reconnect_grace_s)
+    limits = Limits(
+        heartbeat_interval_s=settings.heartbeat_interval_s,
+        reconnect_grace_s=settings.reconnect_grace_s,
+        announced=tuple(parse_announcement(text) for text in settings.announce),
+    )
     state = make_cluster_state(
         plugin_manager(),
         limits,
@@ -162,6 +174,25 @@ async def _until_stopped(failed: asyncio.Event) -> None:
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
+
+
+def parse_announcement(text: str) -> Capabilities:
+    """Capabilities of ``gpus=1, cuda=12.4, browser=chrome, browser=firefox``. Raises UserError."""
+    from fleetest.cli.worker import parse_pair
+    from fleetest.core.model import Capabilities
+    from fleetest.core.quantities import RequirementError, parse_size, read_number
+
+    attributes: dict[str, tuple[str, ...]] = {}
+    resources: dict[str, float] = {}
+    for part in text.split(","):
+        name, value = parse_pair(part.strip(), "--announce")
+        # What is countable and what is a version cannot be told apart here: a number counts as both.
+        number = read_number(value)
+        with suppress(RequirementError):
+            resources[name] = float(parse_size(value)) if number is None else float(number)
+        if name not in ("cpus", "gpus", "memory"):
+            attributes[name] = (*attributes.get(name, ()), value)
+    return Capabilities(attributes, resources)
 
 
 def refuse_insecure(address: str, settings: CoordinatorSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,11 @@ def suite_argument(args: Sequence[str]) -> str | None:
 @click.option("-x", "--exitfirst", is_flag=True, help="Stop at the first failure.")
 @click.option("--maxfail", type=click.IntRange(min=1), metavar="N", help="Stop after N failures.")
 @click.option(
+    "--wait-for-workers",
+    metavar="TIME",
+    help="How long tests that no known worker can run wait for one: 5m, 0, forever  [default: the file's, or 300]",
+)
+@click.option(
     "--junitxml",
     "--junit-xml",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -107,6 +113,7 @@ def run(
     artifacts: Path | None,
     no_hedge: bool,
     weight: float | None,
+    wait_for_workers: str | None,
     token_file: Path | None,
     data: Path | None,
     tls_ca: Path | None,
@@ -130,6 +137,7 @@ def run(
         artifacts=artifacts,
         hedge=not no_hedge,
         weight=weight,
+        wait_for_workers=wait_for_workers,
         token_file=token_file,
         data_directory=data,
         tls_ca=tls_ca,
@@ -147,6 +155,7 @@ def _run_suite_file(
     artifacts: Path | None,
     hedge: bool,
     weight: float | None,
+    wait_for_workers: str | None,
     token_file: Path | None,
     data_directory: Path | None,
     tls_ca: Path | None,
@@ -174,6 +183,7 @@ def _run_suite_file(
         artifact_directory=artifacts,
         hedge=hedge,
         weight=weight,
+        wait_for_workers=_wait_s(wait_for_workers),
     )
     progress = RunProgress(time.monotonic())
     report = SuiteReport.for_stream(sys.stdout, progress, is_quiet=is_quiet)
@@ -197,3 +207,13 @@ def _run_suite_file(
     if is_embedded and history_file is not None and not notices:
         report.say(f"history: {history_file} (see: fleetest history --help)")
     return status
+
+
+def _wait_s(text: str | None) -> float | None:
+    """Infinite for ``forever``; None if nothing is said."""
+    from fleetest.client.pytest_options import read_wait
+
+    if text is None:
+        return None
+    wait_s = read_wait("--wait-for-workers", text)
+    return math.inf if wait_s is None else wait_s

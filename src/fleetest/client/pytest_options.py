@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN
-from fleetest.core.quantities import RequirementError
+from fleetest.core.quantities import RequirementError, parse_duration
 from fleetest.core.requirements import parse_each
 from fleetest.errors import UserError
 
 if TYPE_CHECKING:
     from fleetest.processes.launch import PrestartedTemplate
 
+WAIT_FOR_WORKERS_S = 300.0
+"""A machine that somebody switches on is there by then; a mistyped requirement is known soon enough."""
 _RUN_UID = "_fleetest_run_uid"
 
 
@@ -39,6 +41,8 @@ class FleetOptions:
     timeout_s: float | None = None
     retries: int = 0
     hedge: bool = True
+    wait_for_workers_s: float | None = WAIT_FOR_WORKERS_S
+    """How long tests that no known worker can run wait for one; None: for ever."""
     each: str = ""
     """Tests that say nothing themselves run once on every distinct value of this capability."""
     token_file: Path | None = None
@@ -84,6 +88,7 @@ class FleetOptions:
             retries=_whole_number("fleet-retries", given("retries")),
             hedge=not _is_true("fleet_no_hedge", given("no_hedge")),
             each=_capability(given("each")),
+            wait_for_workers_s=read_wait("--fleet-wait-for-workers", given("wait_for_workers")),
             token_file=Path(token_file) if token_file else None,
             data_directory=Path(data_directory) if data_directory else None,
             tls_ca=Path(tls_ca) if tls_ca else None,
@@ -185,6 +190,18 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def read_wait(option: str, value: object) -> float | None:
+    """Seconds to wait for workers; None stands for ``forever``, no value for the default. Raises UserError."""
+    if value is None:
+        return WAIT_FOR_WORKERS_S
+    if value == "forever":
+        return None
+    try:
+        return parse_duration(value, zero=True)
+    except RequirementError:
+        raise UserError(f'{option} is {value!r}, must be seconds, a time such as "5m", 0 or forever') from None
 
 
 def _capability(value: str | None) -> str:

@@ -16,6 +16,7 @@ import pytest
 from fleetest.client.fleet import Fleet
 from fleetest.client.pytest_options import FleetOptions
 from fleetest.client.replay import Replayer, report_status, with_variant
+from fleetest.client.terminal_text import printable
 from fleetest.client.variant_matrix import VariantMatrix
 from fleetest.core.model import RunId, Verdict
 from fleetest.errors import ExitStatus, FleetestError
@@ -140,9 +141,14 @@ class FleetSession:
             each=options.each,
         )
         title = " ".join(["pytest", *map(str, self._config.invocation_params.args)])
-        self._fleet.submit(
-            SubmitRun(run_id=RunId(options.run_uid), suites=(suite,), title=title, weight=options.weight)
+        submission = SubmitRun(
+            run_id=RunId(options.run_uid),
+            suites=(suite,),
+            title=title,
+            weight=options.weight,
+            wait_for_workers_s=options.wait_for_workers_s,
         )
+        self._fleet.submit(submission)
 
     def _follow(self, session: pytest.Session) -> None:
         while not self._is_finished:
@@ -183,6 +189,8 @@ class FleetSession:
                     self._replayer.warning(warning)
             case RunOutput():
                 self._show_output(message)
+            case RunNotice() if message.is_urgent:
+                self._say(message.text)
             case RunNotice():
                 self._notices.append(message.text)
             case SuiteFailed():
@@ -275,15 +283,20 @@ class FleetSession:
         if self._interrupts == 1:
             self._stop_reason = "interrupted"
             self._fleet.cancel("interrupted", kill=self._plan is None)
-            if self._terminal is not None:
-                self._terminal.ensure_newline()
-                self._terminal.write_line("fleetest: stopping; running tests may finish (Ctrl-C again kills them)")
+            self._say("stopping; running tests may finish (Ctrl-C again kills them)")
         else:
             self._fleet.cancel("interrupted twice", kill=True)
         if self._interrupts > 1 or self._plan is None:
             self._kill_deadline = time.monotonic() + _KILL_WAIT_S
         if self._plan is None:
             raise KeyboardInterrupt
+
+    def _say(self, text: str) -> None:
+        """One line of ours, now."""
+        if self._terminal is not None:
+            self._terminal.ensure_newline()
+            self._terminal.write_line(f"fleetest: {printable(text)}")
+            self._terminal.flush()
 
     def _raise_failure(self, failure: SuiteFailed) -> None:
         match failure.kind:

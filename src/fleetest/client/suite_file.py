@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fleetest.client.pytest_options import WAIT_FOR_WORKERS_S, read_wait
 from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN, TaskId, TaskSpec
 from fleetest.core.quantities import RequirementError
 from fleetest.core.requirements import TaskOptions, parse_options
@@ -21,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-_TOP_KEYS = ("name", "weight", "defaults", "command", "pytest")
+_TOP_KEYS = ("name", "weight", "wait_for_workers", "defaults", "command", "pytest")
 _POLICY_KEYS = ("timeout", "retries", "backoff", "hedge", "priority", "each")
 _REQUIREMENT_KEYS = ("gpus", "cpus", "memory", "resources", "requires", "prefer", "lock", "alone", "group", "workers")
 _EVERY_KIND_KEYS = ("cwd", "env", *_POLICY_KEYS)
@@ -45,6 +46,8 @@ class SuiteFile:
     targets: tuple[PytestSuite, ...]
     weight: float = 1.0
     """Its part of a shared fleet."""
+    wait_for_workers_s: float | None = WAIT_FOR_WORKERS_S
+    """How long work that no known worker can do waits for one; None: for ever."""
 
 
 def load_suite(path: Path, *, check_directories: bool = True) -> SuiteFile:
@@ -87,6 +90,7 @@ def load_suite(path: Path, *, check_directories: bool = True) -> SuiteFile:
         tasks=tuple(tasks),
         targets=tuple(targets),
         weight=float(weight),
+        wait_for_workers_s=top.wait("wait_for_workers"),
     )
 
 
@@ -285,6 +289,12 @@ class _Table:
         if type(value) is not int or not least <= value <= most:
             self.fail(f"{key}: must be a whole number from {least} to {most}, is {_kind(value)}")
         return value
+
+    def wait(self, key: str) -> float | None:
+        try:
+            return read_wait(key, self.data.get(key))
+        except UserError as error:
+            self.fail(str(error))
 
     def argv(self) -> tuple[str, ...]:
         if ("argv" in self.data) == ("command" in self.data):

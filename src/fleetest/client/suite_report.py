@@ -11,7 +11,7 @@ from fleetest.client.run_progress import RunProgress
 from fleetest.client.suite_results import SuiteResults, TaskResult, collection_error_text, warning_line
 from fleetest.client.terminal_text import duration, one_line, printable
 from fleetest.core.model import Verdict
-from fleetest.wire.messages import CoordinatorToClient, Outcome, RunAccepted, RunNotice, RunOutput, SuiteFailed
+from fleetest.wire.messages import CoordinatorToClient, Outcome, RunNotice, RunOutput, SuiteFailed
 from fleetest.wire.report_text import shorten
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ class SuiteReport:
             for line in printable(message.text).splitlines():
                 self._lines.write(line)
         elif isinstance(message, RunNotice):
-            self.say(message.text)
-        elif isinstance(message, RunAccepted) and not message.slots:
-            self.say("the fleet has no worker at the moment; waiting for one", "yellow")
+            self.say(message.text, "yellow" if message.is_urgent else "")
         elif isinstance(message, SuiteFailed):
             self.say(f"{message.suite}: could not be collected ({message.kind.replace('_', ' ')})", "red")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 import uuid
@@ -45,6 +46,8 @@ class SuiteOptions:
     junit_file: Path | None = None
     artifact_directory: Path | None = None
     """Of all runs: each has its own directory in it. None: ``.fleetest/artifacts`` beside the suite file."""
+    wait_for_workers: float | None = None
+    """Seconds that work which no known worker can do waits for one, infinite: for ever; None: as the file says."""
     hedge: bool = True
     """False: no test of the file is hedged, whatever it says itself."""
     weight: float | None = None
@@ -61,7 +64,14 @@ def submission(suite: SuiteFile, options: SuiteOptions, run_id: RunId) -> Submit
     commands = CommandSuite(commands=suite.commands, tasks=tasks, artifact_directory=str(parent.absolute() / run_id))
     suites = (*((commands,) if suite.commands else ()), *targets)
     weight = suite.weight if options.weight is None else options.weight
-    return SubmitRun(run_id=run_id, suites=suites, title=options.title, weight=weight)
+    wait_s = suite.wait_for_workers_s if options.wait_for_workers is None else options.wait_for_workers
+    return SubmitRun(
+        run_id=run_id,
+        suites=suites,
+        title=options.title,
+        weight=weight,
+        wait_for_workers_s=None if wait_s == math.inf else wait_s,
+    )
 
 
 class SuiteRun:

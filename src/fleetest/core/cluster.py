@@ -25,6 +25,7 @@ HEARTBEATS_PER_S = 50.0
 """Of all workers together, at most."""
 LEASES_PER_EPOCH = 2**32
 FINISHED_RUNS_KEPT = 2
+MISSING_WORKER_DEADLINE = "missing worker"
 LONGEST_S = 1e8
 """No duration that a peer names is taken to be longer: three years."""
 
@@ -104,6 +105,10 @@ class Cluster:
         self.finished_runs: dict[RunId, Run] = {}
         """The latest few, for questions."""
         self.workers: dict[WorkerId, Worker] = {}
+        self.known_kinds: dict[int, int] = {}
+        """Number of workers by capability kind, also of those that may still come back."""
+        self.fleet_changes = 0
+        """Counts workers that came and went."""
         self.leases: dict[LeaseId, LiveLease] = {}
         self.voided: dict[LeaseId, VoidedLease] = {}
         self.deadlines = Deadlines()
@@ -124,6 +129,19 @@ class Cluster:
         self._lease_count = 0
         scheduling.bind(self.placement, self.predict_s, limits)
         balancing.bind(self.placement, self.predict_s, limits)
+
+    def add_worker(self, worker: Worker) -> None:
+        self.workers[worker.worker_id] = worker
+        self.known_kinds[worker.capability_kind] = self.known_kinds.get(worker.capability_kind, 0) + 1
+        self.fleet_changes += 1
+
+    def remove_worker(self, worker: Worker) -> None:
+        del self.workers[worker.worker_id]
+        kind = worker.capability_kind
+        self.known_kinds[kind] -= 1
+        if not self.known_kinds[kind]:
+            del self.known_kinds[kind]
+        self.fleet_changes += 1
 
     def next_order(self) -> int:
         self._count += 1

@@ -8,12 +8,13 @@ from typing import Any
 from fleetest.core import events
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.closed_fleet import ClosedFleet
-from fleetest.core.cluster import Cluster
+from fleetest.core.cluster import MISSING_WORKER_DEADLINE, Cluster
 from fleetest.core.commands import Command
 from fleetest.core.dispatch import Dispatch
 from fleetest.core.entities import Run
 from fleetest.core.explain import explain
 from fleetest.core.lifecycle import WorkerState
+from fleetest.core.missing_workers import MissingWorkers
 from fleetest.core.model import Instant, Limits, RunId, TaskId, WorkerId
 from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy, Score
 from fleetest.core.rebalancing import Rebalancing
@@ -56,6 +57,7 @@ class ClusterState:
         self._tasks = tasks = TaskHandling(cluster, self._all_finished)
         attempts = AttemptHandling(cluster, tasks)
         self._closed_fleet = ClosedFleet(cluster, tasks)
+        self._missing_workers = MissingWorkers(cluster, tasks)
         self._runs = runs = RunHandling(cluster, tasks, attempts)
         self._dispatch = Dispatch(cluster, attempts)
         self._rebalancing = Rebalancing(cluster, attempts, self._dispatch)
@@ -98,6 +100,7 @@ class ClusterState:
         self._handlers[type(event)](event)
         self._run_deadlines()
         self._closed_fleet.after(event)
+        self._missing_workers.after(event)
         self._dispatch.run()
         if self._rebalancing.after_event():
             self._dispatch.run()
@@ -168,6 +171,8 @@ class ClusterState:
                 self._attempts.overrun(subject[0])
             elif kind == "retry":
                 self._retry_is_due(*subject)
+            elif kind == MISSING_WORKER_DEADLINE:
+                self._missing_workers.due(subject[0], subject[1])
             elif kind == "balance":
                 self._rebalancing.due()
             elif kind == "gangs":

@@ -117,6 +117,14 @@ class PublishOutcomes:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishNotice:
+    """One line for whoever waits for the run, to be read now."""
+
+    run_id: RunId
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """Every planned task has exactly one verdict. ``counts`` by verdict."""
 
@@ -152,6 +160,7 @@ Command: TypeAlias = (
     | DisconnectWorker
     | PublishStarted
     | PublishOutcomes
+    | PublishNotice
     | RunFinished
     | RaiseAlert
     | ClearAlert

@@ -93,6 +93,15 @@ class Cancellation:
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class MissingWorker:
+    """Requirements that no known worker meets, while a run waits for one that does."""
+
+    is_given_up: bool = False
+    reason: str = ""
+    """Why what needed it was not run."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class Run:
     """One submitted run."""
 
@@ -117,6 +126,9 @@ class Run:
     prepared: dict[WorkerId, None] = field(default_factory=dict)
     """Workers that were told of it."""
     is_finished: bool = False
+    wait_for_workers_s: float | None = None
+    """How long work that no known worker can do waits for one; None: for ever."""
+    missing: dict[Requirements, MissingWorker] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"run {self.run_id}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from fleetest.core.cluster import Cluster
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from fleetest.core.conditions import format_condition
-from fleetest.core.entities import Readiness, Task, Worker
+from fleetest.core.entities import LiveLease, Readiness, Task, Worker
 from fleetest.core.lifecycle import TaskState, WorkerState
-from fleetest.core.matching import describe, describe_amount, holds, unmet
-from fleetest.core.model import RunId, TaskId
+from fleetest.core.matching import describe, describe_amount, holds, matches, unmet
+from fleetest.core.model import Requirements, RunId, TaskId
 from fleetest.core.task_handling import retry_key
+
+if TYPE_CHECKING:
+    from fleetest.core.cluster import Cluster
 
 
 def explain(cluster: Cluster, run_id: RunId, task_id: TaskId) -> str:
@@ -26,12 +31,33 @@ def explain(cluster: Cluster, run_id: RunId, task_id: TaskId) -> str:
         due = cluster.deadlines.due(retry_key(task))
         if due is not None:
             return f"waiting {max(0.0, due - cluster.now):.1f} s before retry {task.retries_used}"
-        return f"waiting for dependency {sorted(task.waits_for)[0]}"
+        return _why_pending(task)
     if task.lease is not None:
-        verb = "running" if task.state is TaskState.RUNNING else "next"
-        text = f"{verb} on {task.lease.slot}, attempt {task.lease.lease.attempt}"
-        return text + _state_note(task.lease.slot.worker)
+        return _where_it_is(task, task.lease)
     return _why_queued(cluster, task)
+
+
+def _why_pending(task: Task) -> str:
+    name = sorted(task.waits_for)[0]
+    prerequisite = task.run.tasks.get(name)
+    others = len(task.waits_for) - 1
+    more = f" and {others} other{'s' if others != 1 else ''}" if others else ""
+    if prerequisite is None:
+        return f"waiting for dependency {name}{more}, which is not collected yet"
+    lease = prerequisite.lease
+    where = _where_it_is(prerequisite, lease) if lease is not None else prerequisite.state.value
+    return f"waiting for dependency {name}{more} ({where})"
+
+
+def _where_it_is(task: Task, lease: LiveLease) -> str:
+    attempt = f"attempt {lease.lease.attempt}"
+    if task.state is TaskState.RUNNING:
+        text = f"running on {lease.slot}, {attempt}"
+    else:
+        before = list(lease.slot.leases).index(lease.lease_id) if lease.lease_id in lease.slot.leases else 0
+        behind = f" behind {before} test{'s' if before != 1 else ''}" if before else ""
+        text = f"next on {lease.slot}{behind}, {attempt}"
+    return text + _state_note(lease.slot.worker)
 
 
 def _state_note(worker: Worker) -> str:
@@ -50,7 +76,7 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
     kind = task.task_class.kind
     fitting = [worker for worker in workers if cluster.placement.fits(kind, worker.capability_kind)]
     if not fitting:
-        return _nobody_has(task, workers)
+        return _why_nobody(cluster, task)
     collected = [worker for worker in fitting if worker.worker_id not in task.lacking]
     if not collected:
         return f"every worker that has {describe(task.requirements)} lacks this test in its collection"
@@ -76,6 +102,23 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
     return _why_not_free(cluster, task, accepting)
 
 
+def _behind(cluster: Cluster, task: Task, accepting: list[Worker]) -> str:
+    """How much else waits for the same workers."""
+    kinds = {worker.capability_kind for worker in accepting}
+    scheduling, fits = cluster.scheduling, cluster.placement.fits
+    rivals = [other for other in scheduling.waiting_classes() if any(fits(other.kind, kind) for kind in kinds)]
+    others = sum(scheduling.waiting(task_class) for task_class in rivals) - 1
+    return f"; {others} other{' waits' if others == 1 else 's wait'} for them" if others > 0 else ""
+
+
+def _why_nobody(cluster: Cluster, task: Task) -> str:
+    announced = [capabilities for capabilities in cluster.limits.announced if matches(task.requirements, capabilities)]
+    text = f"no worker has {_lacking_everywhere(task.requirements, list(cluster.workers.values()))}"
+    if announced:
+        return text + " yet; one that has is announced"
+    return text + _closest(task.requirements, list(cluster.workers.values()))
+
+
 def _ready(task: Task, workers: list[Worker]) -> list[Worker]:
     return [worker for worker in workers if task.suite in worker.ready_suites]
 
@@ -88,25 +131,56 @@ def _why_not_free(cluster: Cluster, task: Task, accepting: list[Worker]) -> str:
         return f"waiting for {(locks or short)[0]}"
     if task.requirements.alone:
         return f"waiting for worker {accepting[0].worker_id} to have nothing else running"
-    return cluster.scheduling.why(task)
+    return cluster.scheduling.why(task) + _behind(cluster, task, accepting)
 
 
-def _nobody_has(task: Task, workers: list[Worker]) -> str:
-    """Name what nobody has; and the worker that is closest."""
-    requirements = task.requirements
+def missing_worker(cluster: Cluster, requirements: Requirements, *, with_reason: bool = True) -> str:
+    """The worker that nobody is, for "waits for ...": ``a worker with cuda>=12: nobody has it (closest: ...)``."""
+    workers = list(cluster.workers.values())
+    several = requirements.workers > 1
+    what = f"{requirements.workers} workers at once" if several else "a worker"
+    if not with_reason:
+        return what + _with(_without_number(requirements))
+    if not workers:
+        return "a worker: none has joined"
+    lacking = _lacking_everywhere(requirements, workers)
+    if several:
+        kind = cluster.placement.requirement_kind(requirements)
+        count = sum(cluster.placement.fits(kind, worker.capability_kind) for worker in workers)
+        what += _with(_without_number(requirements))
+        return (
+            what
+            + f": there {'is' if count == 1 else 'are'} {count}"
+            + ("" if count else _closest(requirements, workers))
+        )
+    return f"{what}{_with(lacking)}: nobody has it{_closest(requirements, workers)}"
+
+
+def _with(what: str) -> str:
+    return "" if what == "nothing special" else f" with {what}"
+
+
+def _without_number(requirements: Requirements) -> str:
+    return describe(replace(requirements, workers=1, locks=(), alone=False))
+
+
+def _lacking_everywhere(requirements: Requirements, workers: list[Worker]) -> str:
+    """The first thing that no worker has; all of it if each has some."""
     for condition in requirements.constraints:
         if not any(holds(condition, worker.capabilities) for worker in workers):
-            return f"no live worker has {format_condition(condition)}{_closest(task, workers)}"
+            return format_condition(condition)
     for name, amount in requirements.resources:
         if all(worker.capabilities.resources.get(name, 0.0) < amount for worker in workers):
-            return f"no live worker has {describe_amount(name, amount)}{_closest(task, workers)}"
-    return f"no live worker has all of {describe(requirements)}{_closest(task, workers)}"
+            return describe_amount(name, amount)
+    return "all of " + _without_number(requirements)
 
 
-def _closest(task: Task, workers: list[Worker]) -> str:
-    def distance(worker: Worker) -> tuple[int, bool]:
-        lacking = unmet(task.requirements, worker.capabilities)
-        return len(lacking), any("has none" in text for text in lacking)
-
-    closest = min(workers, key=distance)
-    return f" (closest: worker {closest.worker_id} lacks {'; '.join(unmet(task.requirements, closest.capabilities))})"
+def _closest(requirements: Requirements, workers: list[Worker]) -> str:
+    """The nearest miss, from a bounded look at a large fleet: one worker of each kind."""
+    kinds = {worker.capability_kind: worker for worker in reversed(workers)}
+    misses = [(unmet(requirements, worker.capabilities), worker) for worker in kinds.values()]
+    misses = [miss for miss in misses if miss[0]]
+    if not misses:
+        return ""
+    lacking, closest = min(misses, key=lambda miss: (len(miss[0]), any("has none" in text for text in miss[0])))
+    return f" (closest: worker {closest.worker_id} lacks {'; '.join(lacking)})"

@@ -287,6 +287,8 @@ class Limits:
     """The alert of a lost worker that does not come back is cleared after so long."""
     moves_max: int = 3
     """A task is taken from a slot for the sake of balance at most this often."""
+    announced: tuple[Capabilities, ...] = ()
+    """Workers that will come some time: what one of them could do waits for it without a limit."""
     workers_may_join: bool = True
     """False for a fleet that stays as it is: what nobody there can run ends not_run instead of waiting."""
     alerts_kept_max: int = 1000

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fleetest.core import events
 from fleetest.core.attempt_handling import AttemptHandling
-from fleetest.core.cluster import FINISHED_RUNS_KEPT, LONGEST_S, Cluster
+from fleetest.core.cluster import FINISHED_RUNS_KEPT, LONGEST_S, MISSING_WORKER_DEADLINE, Cluster
 from fleetest.core.commands import EndRun, KillLeases, PrepareRun, RevokeLeases, RunFinished
 from fleetest.core.entities import (
     Cancellation,
@@ -36,6 +36,7 @@ class RunHandling:
         if event.run_id in cluster.runs or event.run_id in cluster.finished_runs:
             return
         run = Run(event.run_id, cluster.next_order(), event.owner, event.priority, _sane_weight(event.weight))
+        run.wait_for_workers_s = event.wait_for_workers_s
         for name in event.suites:
             run.suites[name] = Suite(run, name)
         cluster.runs[run.run_id] = run
@@ -246,6 +247,8 @@ class RunHandling:
             self._attempts.close_record(cluster.voided.pop(lease_id))
         for kind in ("cancel", "killed"):
             cluster.deadlines.cancel((kind, run.run_id))
+        for requirements in run.missing:
+            cluster.deadlines.cancel((MISSING_WORKER_DEADLINE, run.run_id, requirements))
         cluster.outbox.add_last(RunFinished(run.run_id, dict(run.counts)))
         suites = set(run.suites.values())
         for worker_id in run.prepared:

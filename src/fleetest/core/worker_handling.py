@@ -49,7 +49,7 @@ class WorkerHandling:
                 cluster.outbox.add(DisconnectWorker(known.worker_id, "replaced by a new session"))
             self._remove(known, WorkerState.LOST, "replaced by a new session")
         worker = self._make_worker(event)
-        cluster.workers[worker.worker_id] = worker
+        cluster.add_worker(worker)
         cluster.placement.recount(worker)
         self._watch(worker)
         self._forget_loss(worker.worker_id)
@@ -245,7 +245,7 @@ class WorkerHandling:
         change_worker(worker, state, cluster.now, reason)
         cluster.placement.recount(worker)
         cluster.scheduling.forget_slots(worker.slots)
-        del cluster.workers[worker_id]
+        cluster.remove_worker(worker)
         self._dispatch.forget(worker.slots)
         cluster.deadlines.cancel(("reconnect", worker_id))
         cluster.health.forget(worker_id)

@@ -121,9 +121,14 @@ class ScriptedCluster:
         owner: str = "",
         priority: int = 0,
         weight: float = 1.0,
+        wait_for_workers_s: float | None = None,
     ) -> list[commands.Command]:
         """A planned run of one suite; every live worker is ready for it unless told otherwise."""
-        emitted = self.apply(events.RunSubmitted(RunId(run), owner=owner, priority=priority, weight=weight))
+        emitted = self.apply(
+            events.RunSubmitted(
+                RunId(run), owner=owner, priority=priority, weight=weight, wait_for_workers_s=wait_for_workers_s
+            )
+        )
         emitted += self.plan(*tasks, run=run)
         if ready:
             for worker_id in list(self.state.cluster.workers):

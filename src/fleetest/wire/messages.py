@@ -194,6 +194,8 @@ class RunNotice(Message, frozen=True):
 
     run_id: RunId
     text: str
+    is_urgent: bool = False
+    """To be read now, not at the end: somebody waits."""
 
 
 class ExitRequested(Message, frozen=True):

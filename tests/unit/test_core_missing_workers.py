@@ -1,0 +1,165 @@
+"""Work that no known worker can do: what is said, how long it waits, how it ends."""
+
+import math
+
+import pytest
+
+from fleetest.core import commands, events
+from fleetest.core.model import Capabilities, Limits, Requirements, RunId, Verdict, WorkerId
+from fleetest.core.requirements import parse_options
+from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
+
+OLD = Capabilities({"cuda": ("11.8",)})
+NEW = Capabilities({"cuda": ("12.4",)})
+CUDA = parse_options({"requires": "cuda>=12"}).requirements
+NOTICE = "for a worker with cuda>=12: nobody has it (closest: worker old lacks cuda>=12 (has 11.8))"
+
+
+def make(announced: tuple[Capabilities, ...] = ()) -> ScriptedCluster:
+    return ScriptedCluster(Limits(heartbeat_interval_s=math.inf, announced=announced))
+
+
+def notices(cluster: ScriptedCluster) -> list[str]:
+    return [command.text for command in cluster.all(commands.PublishNotice)]
+
+
+def reasons(cluster: ScriptedCluster) -> dict[str, str]:
+    outcomes = [outcome for command in cluster.all(commands.PublishOutcomes) for outcome in command.outcomes]
+    return {outcome.task_id: outcome.reason for outcome in outcomes if outcome.verdict is Verdict.NOT_RUN}
+
+
+def test_it_is_said_once_per_distinct_requirement_when_the_plan_comes():
+    cluster = make()
+    cluster.join("old", capabilities=OLD)
+    gpus = Requirements(resources=(("gpus", 1.0),))
+    tasks = [task(f"t{number}", requirements=CUDA) for number in range(12)]
+    cluster.submit(*tasks, task("g", requirements=gpus), task("plain"), wait_for_workers_s=60.0)
+    assert notices(cluster) == [
+        f"12 tests wait {NOTICE}; without one, not run after 60 s",
+        "1 test waits for a worker with gpus 1: nobody has it (closest: worker old lacks gpus 1 (has 0))"
+        "; without one, not run after 60 s",
+    ]
+
+
+def test_after_the_wait_the_tests_end_with_the_reason_and_the_others_ran():
+    cluster = make()
+    cluster.join("old", capabilities=OLD)
+    cluster.submit(task("t", requirements=CUDA), task("u", depends_on=["t"]), task("plain"), wait_for_workers_s=60.0)
+    cluster.finish("plain")
+    cluster.wait(59.0)
+    assert cluster.verdicts() == {"plain": Verdict.PASSED}
+    cluster.wait(2.0)
+    assert cluster.verdicts() == {"plain": Verdict.PASSED, "t": Verdict.NOT_RUN, "u": Verdict.NOT_RUN}
+    no_worker = f"no {NOTICE.removeprefix('for a ')}, after 60 s of waiting"
+    assert reasons(cluster) == {"t": no_worker, "u": "dependency t failed"}
+    assert [command.run_id for command in cluster.all(commands.RunFinished)] == [RUN]
+
+
+def test_a_wait_of_nothing_ends_them_at_once_and_for_ever_never():
+    cluster = make()
+    cluster.join("old", capabilities=OLD)
+    cluster.submit(task("t", requirements=CUDA), run="at once", wait_for_workers_s=0.0)
+    assert reasons(cluster) == {"t": f"no {NOTICE.removeprefix('for a ')}"}
+    cluster.submit(task("t", requirements=CUDA), run="for ever")
+    cluster.wait(1e7)
+    assert [command.run_id for command in cluster.all(commands.RunFinished)] == ["at once"]
+    assert notices(cluster) == [f"1 test waits {NOTICE}"]
+
+
+def test_a_worker_that_joins_ends_the_wait_and_gets_the_tests():
+    cluster = make()
+    cluster.join("old", capabilities=OLD)
+    cluster.submit(task("t", requirements=CUDA), wait_for_workers_s=60.0)
+    cluster.wait(59.0)
+    cluster.join("new", capabilities=NEW)
+    cluster.ready("new")
+    assert notices(cluster)[-1] == "the wait for a worker with cuda>=12 is over"
+    cluster.start("t")
+    cluster.wait(1000.0)
+    cluster.finish("t")
+    assert cluster.verdicts() == {"t": Verdict.PASSED}
+
+
+def test_the_loss_of_the_last_worker_that_fits_begins_a_wait():
+    cluster = make()
+    cluster.join("old", capabilities=OLD)
+    cluster.join("new", capabilities=NEW)
+    cluster.submit(task("t", requirements=CUDA), wait_for_workers_s=60.0)
+    cluster.start("t")
+    assert notices(cluster) == []
+    cluster.apply(events.WorkerDisconnected(WorkerId("new"), "gone"))
+    assert notices(cluster) == []  # It may come back.
+    cluster.wait(15.0)
+    assert notices(cluster) == [f"1 test waits {NOTICE}; without one, not run after 60 s"]
+    cluster.wait(61.0)
+    assert cluster.verdicts() == {"t": Verdict.NOT_RUN}
+
+
+def test_without_any_worker_one_line_is_said_about_the_whole_run():
+    cluster = make()
+    cluster.submit(task("t", requirements=CUDA), task("plain"), wait_for_workers_s=60.0)
+    assert notices(cluster) == ["the run waits for a worker: none has joined; without one, not run after 60 s"]
+    cluster.wait(30.0)
+    cluster.join("old", capabilities=OLD)
+    assert notices(cluster)[1:] == [
+        "the wait for a worker is over",
+        f"1 test waits {NOTICE}; without one, not run after 60 s",
+    ]
+    cluster.ready("old")
+    cluster.finish("plain")
+    cluster.wait(61.0)
+    assert cluster.verdicts() == {"plain": Verdict.PASSED, "t": Verdict.NOT_RUN}
+
+
+def test_a_run_that_nobody_collects_ends():
+    cluster = make()
+    cluster.apply(events.RunSubmitted(RunId(RUN), wait_for_workers_s=60.0))
+    cluster.wait(61.0)
+    assert [command.counts for command in cluster.all(commands.RunFinished)] == [{}]
+
+
+def test_what_an_announced_worker_could_do_waits_without_limit_and_without_a_word():
+    cluster = make((NEW,))
+    cluster.join("old", capabilities=OLD)
+    cluster.submit(task("t", requirements=CUDA), wait_for_workers_s=60.0)
+    cluster.wait(1000.0)
+    assert notices(cluster) == []
+    assert cluster.why("t") == "no worker has cuda>=12 yet; one that has is announced"
+    cluster.join("new", capabilities=NEW)
+    cluster.ready("new")
+    cluster.finish("t")
+    assert cluster.verdicts() == {"t": Verdict.PASSED}
+
+
+def test_a_gang_needs_as_many_workers_as_it_is_large():
+    cluster = make()
+    cluster.join("new", capabilities=NEW)
+    pair = parse_options({"requires": "cuda>=12", "workers": 2}).requirements
+    cluster.submit(task("t", requirements=pair), wait_for_workers_s=60.0)
+    assert notices(cluster) == [
+        "1 test waits for 2 workers at once with cuda>=12: there is 1; without one, not run after 60 s"
+    ]
+    cluster.join("other", capabilities=NEW)
+    assert notices(cluster)[-1] == "the wait for 2 workers at once with cuda>=12 is over"
+
+
+def test_a_cancelled_run_waits_for_nobody():
+    cluster = make()
+    cluster.join("old", capabilities=OLD)
+    cluster.submit(task("t", requirements=CUDA), wait_for_workers_s=60.0)
+    cluster.apply(events.RunCancelled(RunId(RUN), "interrupted"))
+    assert cluster.verdicts() == {"t": Verdict.CANCELLED}
+    assert cluster.state.next_deadline() is None
+
+
+@pytest.mark.parametrize("kind", ["disconnected", "draining"])
+def test_a_worker_that_may_serve_again_is_known(kind):
+    cluster = make()
+    cluster.join("new", capabilities=NEW)
+    if kind == "disconnected":
+        cluster.apply(events.WorkerDisconnected(WorkerId("new"), "gone"))
+    else:
+        cluster.apply(events.WorkerDrainRequested(WorkerId("new")))
+    cluster.submit(task("t", requirements=CUDA), ready=False, wait_for_workers_s=0.0)
+    assert notices(cluster) == []
+    assert cluster.verdicts() == {}
