@@ -174,6 +174,20 @@ def operate(cluster: SimulatedCluster, worker: SimulatedWorker) -> None:
     cluster.clock.call_later(cluster.random.uniform(0.1, 8.0), cluster.apply, end(worker.worker_id))
 
 
+def probe(cluster: SimulatedCluster, worker: SimulatedWorker) -> None:
+    """Its own probe fails, and succeeds some time later."""
+    if worker.is_alive and not worker.is_paused:
+        worker.tell(events.WorkerProbed(worker.worker_id, False, "no display"))
+        cluster.clock.call_later(cluster.random.uniform(0.1, 8.0), _probe_again, cluster, worker, worker.session)
+
+
+def _probe_again(cluster: SimulatedCluster, worker: SimulatedWorker, session: str) -> None:
+    if worker.is_paused and worker.is_alive:
+        cluster.clock.call_later(1.0, _probe_again, cluster, worker, session)
+    elif worker.is_alive and worker.session == session:
+        worker.tell(events.WorkerProbed(worker.worker_id, True))
+
+
 KINDS: dict[str, Callable[[SimulatedCluster, SimulatedWorker], None]] = {
     "crash": crash,
     "vanish": vanish,
@@ -190,6 +204,7 @@ KINDS: dict[str, Callable[[SimulatedCluster, SimulatedWorker], None]] = {
     "fail_all_infrastructure": fail_all_infrastructure,
     "lie": lie,
     "operate": operate,
+    "probe": probe,
 }
 
 
