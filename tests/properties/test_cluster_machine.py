@@ -24,6 +24,7 @@ from fleetest.core.model import (
 )
 from fleetest.load_balancer import LoadBalancer
 from fleetest.testing.eager_hedging import EagerHedging
+from fleetest.testing.naive_model import check_schedule
 from fleetest.testing.scripted_cluster import ScriptedCluster
 
 NAMES = ["w1", "w2", "w3"]
@@ -94,7 +95,9 @@ class ClusterMachine(RuleBasedStateMachine):
     # What the core asks for ------------------------------------------------------------------------------------
 
     def apply(self, event):
-        for command in self.cluster.apply(event):
+        emitted = self.cluster.apply(event)
+        check_schedule(self.cluster.state.cluster, emitted)
+        for command in emitted:
             self.obey(command)
 
     def obey(self, command):

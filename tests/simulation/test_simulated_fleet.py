@@ -63,7 +63,7 @@ def test_a_seed_can_be_traced(capsys):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_cancelled_run_ends_soon_whatever_happens(seed):
-    fleet = random_fleet(1000 + seed, after_event=check)
+    fleet = random_fleet(1000 + seed, after_event=lambda state, _emitted: check(state))
     cluster = fleet.cluster
     while fleet.submitted < fleet.submissions:
         cluster.clock.step()

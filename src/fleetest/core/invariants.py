@@ -39,22 +39,15 @@ def _check_run(cluster: Cluster, run: Run) -> None:
     finished = 0
     queued: dict[object, int] = {}
     for task in run.tasks.values():
-        story = task.story
-        finished += task.state is TaskState.FINISHED
-        _demand((task.verdict is not None) == (task.state is TaskState.FINISHED), f"{task}: verdict", story)
-        under_way = task.state in (TaskState.LEASED, TaskState.RUNNING)
-        _demand((task.lease is not None) == under_way, f"{task} is {task.state.value}, lease {task.lease}", story)
-        _demand(task.lease is not None or not task.extra_leases, f"{task} has extra leases only", story)
-        if task.lease is not None:
-            _check_leases_of(cluster, task)
-        if task.state is TaskState.PENDING:
-            waits = bool(task.waits_for) or cluster.deadlines.due(retry_key(task)) is not None
-            _demand(waits, f"{task} waits for nothing", story)
-        if task.state is TaskState.QUEUED:
+        state = task.state
+        if state is TaskState.FINISHED:
+            finished += 1
+            if task.verdict is None or task.lease is not None or task.extra_leases or task.gang is not None:
+                _demand(False, f"{task} is finished, lease {task.lease}, verdict {task.verdict}", task.story)
+            continue
+        _check_open_task(cluster, task)
+        if state is TaskState.QUEUED:
             queued[task.task_class] = queued.get(task.task_class, 0) + 1
-            _demand(run.cancellation is None, f"{task} is queued in a cancelled run", story)
-        _demand(task.gang is None or under_way, f"{task} has a gang and no lease", story)
-        _demand(task.task_class.lacking == task.lacking, f"{task} is filed under what others lack", story)
     _demand(len(run.tasks) - finished == run.unfinished, f"{run}: {run.unfinished} unfinished is wrong")
     _demand(sum(run.counts.values()) == finished, f"{run}: its counts are wrong")
     for task_class in run.classes.values():
@@ -63,6 +56,35 @@ def _check_run(cluster: Cluster, run: Run) -> None:
         _demand(waiting == queued.get(task_class, 0), f"{run}: the scheduler has {waiting} of a class")
     settled = all(suite.is_settled for suite in run.suites.values())
     _demand(not (settled and run.unfinished == 0), f"{run} should have ended")
+
+
+def _check_open_task(cluster: Cluster, task: Task) -> None:
+    wrong = _wrong_with(cluster, task)
+    if wrong:
+        raise InvariantViolation(f"{task} {wrong}", task.story.lines())
+    if task.lease is not None:
+        _check_leases_of(cluster, task)
+
+
+def _wrong_with(cluster: Cluster, task: Task) -> str:
+    """Nothing is formatted for what is right: this is asked of every open task after every event."""
+    state, lease = task.state, task.lease
+    under_way = state in (TaskState.LEASED, TaskState.RUNNING)
+    if task.verdict is not None:
+        return "has a verdict and goes on"
+    if (lease is not None) != under_way:
+        return f"is {state.value}, lease {lease}"
+    if lease is None and task.extra_leases:
+        return "has extra leases only"
+    if state is TaskState.PENDING and not task.waits_for and cluster.deadlines.due(retry_key(task)) is None:
+        return "waits for nothing"
+    if state is TaskState.QUEUED and task.run.cancellation is not None:
+        return "is queued in a cancelled run"
+    if task.gang is not None and not under_way:
+        return "has a gang and no lease"
+    if task.task_class.lacking != task.lacking:
+        return "is filed under what others lack"
+    return ""
 
 
 def _check_leases_of(cluster: Cluster, task: Task) -> None:

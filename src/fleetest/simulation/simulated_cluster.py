@@ -49,7 +49,7 @@ class Policies:
 
 
 class SimulatedCluster:
-    """``after_event`` is called with the state after every event: where tests demand their invariants.
+    """``after_event`` is called after every event, with the state and what it emitted: where tests demand their rules.
 
     ``latency_s`` are the bounds of what a message takes from side to side; ``collecting_s`` of the collection.
     ``trace`` gets every event and command with its time.
@@ -61,7 +61,7 @@ class SimulatedCluster:
         limits: Limits | None = None,
         *,
         policies: Policies | None = None,
-        after_event: Callable[[ClusterState], None] | None = None,
+        after_event: Callable[[ClusterState, Sequence[commands.Command]], None] | None = None,
         latency_s: tuple[float, float] = LATENCY_S,
         collecting_s: tuple[float, float] = (0.01, 0.5),
         trace: Callable[[float, object], None] | None = None,
@@ -129,7 +129,7 @@ class SimulatedCluster:
         self.events_applied += 1
         emitted = self.state.apply(event, now)
         if self._after_event is not None:
-            self._after_event(self.state)
+            self._after_event(self.state, emitted)
         self.commands += emitted
         for command in emitted:
             if self._trace is not None:

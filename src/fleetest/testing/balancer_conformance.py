@@ -109,7 +109,7 @@ def unequal_fleet(policy: BalancingPolicy, seed: int) -> SimulatedCluster:
         seed,
         Limits(heartbeat_interval_s=1.0, reconnect_grace_s=3.0),
         policies=Policies(balancing=policy),
-        after_event=check,
+        after_event=lambda state, _emitted: check(state),
     )
     for number in range(4):
         has_gpu = number == 0

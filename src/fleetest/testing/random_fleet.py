@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fleetest.core import events
 from fleetest.core.cluster_state import ClusterState
+from fleetest.core.commands import Command
 from fleetest.core.model import (
     NO_REQUIREMENTS,
     AnyOf,
@@ -147,7 +148,7 @@ def _random_requirements(rnd: random.Random, special: float, gangs: float) -> Re
 def random_fleet(
     seed: int,
     *,
-    after_event: Callable[[ClusterState], None] | None = None,
+    after_event: Callable[[ClusterState, Sequence[Command]], None] | None = None,
     trace: Callable[[float, object], None] | None = None,
 ) -> RandomFleet:
     rnd = random.Random(f"fleet {seed}")

@@ -10,11 +10,13 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from fleetest.core.cluster_state import ClusterState
+from fleetest.core.commands import Command
 from fleetest.core.invariants import check
 from fleetest.testing.faults import Faults, check_end
+from fleetest.testing.naive_model import check_schedule
 from fleetest.testing.random_fleet import RandomFleet, random_fleet
 
 
@@ -23,15 +25,16 @@ def simulate(
 ) -> tuple[RandomFleet, Faults]:
     """One fleet from its first event to the end of its last run. Raises AssertionError or InvariantViolation.
 
-    ``check_every``: demand the invariants after each so many events.
+    ``check_every``: demand the invariants, and what the naive model demands, after each so many events.
     """
     count = 0
 
-    def after_event(state: ClusterState) -> None:
+    def after_event(state: ClusterState, emitted: Sequence[Command]) -> None:
         nonlocal count
         count += 1
         if count % check_every == 0:
             check(state)
+            check_schedule(state.cluster, emitted)
 
     fleet = random_fleet(seed, after_event=after_event, trace=trace)
     cluster = fleet.cluster
