@@ -301,6 +301,17 @@ def test_a_gang_does_not_hold_slots_while_somebody_holds_its_lock():
     assert "z" in fleet.leases
 
 
+def test_who_waits_for_a_lock_that_a_gathering_gang_is_to_have_hears_so():
+    fleet = Fleet("ab", slots=2)
+    fleet.submit(*[task(name, group=name) for name in ("u", "v", "w")])
+    fleet.start("u", "v", "w")
+    fleet.submit(task("t", requirements=Requirements(workers=2, locks=("db",), alone=True)), run="gang")
+    assert list(fleet.state.cluster.gangs.gatherings)
+    fleet.submit(task("z", requirements=Requirements(locks=("db",))), run="late")
+    assert "z" not in fleet.leases
+    assert fleet.why("z", "late") == "waiting for lock 'db' (kept for a task that needs several workers)"
+
+
 def test_the_lock_of_a_gang_is_held_until_its_last_member_has_ended():
     fleet = Fleet("abc")
     fleet.submit(task("t", requirements=Requirements(workers=2, locks=("db",))))

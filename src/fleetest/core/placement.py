@@ -191,6 +191,8 @@ class Placement:
         for name in requirements.locks:
             if name in self.locks:
                 yield f"lock {name!r} (held by {self.locks[name].task})"
+            elif name in self.claimed_locks and requirements.workers == 1:
+                yield f"lock {name!r} (kept for a task that needs several workers)"
 
     def can_reserve(self, worker: Worker, requirements: Requirements) -> bool:
         """True if the resources and locks are free now (whether the worker must be idle is not looked at)."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from fleetest.core import commands
 from fleetest.core.cluster import Cluster
 from fleetest.core.entities import LiveLease, Readiness, Slot, Task, Worker
+from fleetest.core.explain import explain
 from fleetest.core.lifecycle import TaskState, WorkerState
 from fleetest.core.matching import matches
 
@@ -89,7 +90,13 @@ def _check_work_conserving(cluster: Cluster, queued: list[Task]) -> None:
         if not slots or _is_kept_free(cluster, worker, queued):
             continue
         for task in queued:
-            assert not _could_start(cluster, task, worker), f"{task} is queued while {slots[0]} has nothing to do"
+            assert not _could_start(cluster, task, worker), (
+                f"{task} is queued while {slots[0]} has nothing to do; it says: {explain_task(cluster, task)}"
+            )
+
+
+def explain_task(cluster: Cluster, task: Task) -> str:
+    return explain(cluster, task.run.run_id, task.task_id)
 
 
 def _is_free(slot: Slot) -> bool:
@@ -118,6 +125,11 @@ def _could_start(cluster: Cluster, task: Task, worker: Worker) -> bool:
 
 
 def _is_all_free(cluster: Cluster, task: Task, worker: Worker) -> bool:
+    # A gang that gathers comes first, for its locks and on its workers.
+    if cluster.placement.claimed_locks.intersection(task.requirements.locks):
+        return False
+    if worker.gathering is not None and task.requirements.reserves:
+        return False
     leases = list(cluster.leases.values())
     if any(set(live.task.requirements.locks) & set(task.requirements.locks) for live in leases):
         return False

@@ -73,7 +73,10 @@ class SchedulerConformance:
 def plain_fleet(policy: SchedulingPolicy, workers: int, slots: int) -> SimulatedCluster:
     """Equal workers; every task takes a second."""
     cluster = SimulatedCluster(
-        1, Limits(heartbeat_interval_s=1.0), policies=Policies(scheduling=policy), after_event=check
+        1,
+        Limits(heartbeat_interval_s=1.0),
+        policies=Policies(scheduling=policy),
+        after_event=lambda state, _emitted: check(state),
     )
     for number in range(workers):
         cluster.add_worker(f"w{number}", slots)
@@ -89,7 +92,7 @@ def unlike_fleet(policy: SchedulingPolicy, seed: int) -> SimulatedCluster:
         seed,
         Limits(heartbeat_interval_s=1.0, reconnect_grace_s=3.0),
         policies=Policies(scheduling=policy),
-        after_event=check,
+        after_event=lambda state, _emitted: check(state),
     )
     for number in range(chance.randint(1, 4)):
         has_gpu = number == 0
