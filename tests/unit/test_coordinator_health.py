@@ -122,6 +122,29 @@ def test_a_link_that_breaks_is_waited_for_while_its_process_lives():
     in_fleet(scenario)
 
 
+def test_a_death_that_is_noticed_late_is_not_that_of_a_newer_session(monkeypatch):
+    noticed = []
+
+    async def wait_dead(process, timeout_s):
+        noticed.append(asyncio.get_running_loop().create_future())
+        return await noticed[-1]
+
+    monkeypatch.setattr("fleetest.coordinator.wait_dead", wait_dead)
+
+    async def scenario(coordinator, join):
+        for number, session in enumerate(("first", "second")):
+            link, _ = await join(session=session, process=own_identity())
+            await link.close("network")
+            await until(lambda wanted=number: len(noticed) > wanted)
+        noticed[0].set_result(True)
+        await until(lambda: len(coordinator._background) == 1)
+        assert snapshot_of(coordinator).workers[0].state == "disconnected", "the second may still come back"
+        noticed[1].set_result(True)
+        await until(lambda: not snapshot_of(coordinator).workers)
+
+    in_fleet(scenario)
+
+
 def test_a_process_that_was_never_seen_alive_is_not_taken_for_dead():
     async def scenario(coordinator, join):
         pid_that_is_none = own_identity().rsplit(":", 2)[0] + ":4999999:1"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fleetest.core import commands, events
-from fleetest.core.model import Limits, Verdict, WorkerId
+from fleetest.core.model import Limits, RunId, Verdict, WorkerId
 from fleetest.testing.scripted_cluster import ScriptedCluster, task
 
 W1 = WorkerId("w1")
@@ -72,6 +72,19 @@ def test_quarantine_ends_in_probation_with_one_task_at_a_time_then_trust(cluster
     while leased(cluster):
         cluster.finish(*leased(cluster))
     assert set(cluster.verdicts().values()) == {Verdict.PASSED}
+
+
+def test_the_other_slots_of_a_worker_on_probation_are_nobodys_to_fill(cluster):
+    quarantine(cluster)
+    cluster.cancel(kill=True)
+    cluster.wait(60.0)
+    cluster.apply(events.RunSubmitted(RunId("next")))
+    cluster.ready("w1", run="next")
+    assert len(cluster.state._dispatch.empty_slots()) == 3
+    cluster.plan(task("a"), task("b"), run="next")
+    assert leased(cluster) == ["a"]
+    # What the balancer is asked to find work for, by taking it from others.
+    assert cluster.state._dispatch.empty_slots() == []
 
 
 def test_a_failure_on_probation_is_quarantine_again_under_the_same_alert(cluster):

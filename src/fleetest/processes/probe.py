@@ -67,7 +67,7 @@ class Probe:
             in_time = await process.wait(settings.timeout_s)
         finally:
             process.kill()
-        outcome = await process.outcome()
+            outcome = await asyncio.shield(process.outcome())
         if not in_time:
             return ProbeResult(False, f"it took longer than {settings.timeout_s:g} s")
         return ProbeResult(outcome.status == 0, last_line(outcome.output) or f"it {describe_status(outcome.status)}")
