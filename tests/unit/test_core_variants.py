@@ -4,9 +4,9 @@ from fleetest.core.matching import matches
 from fleetest.core.model import AnyOf, Capabilities, Constraint, Operator, Requirements, TaskId, TaskSpec, base_id
 from fleetest.core.variants import expand_each
 
-LINUX = Capabilities({"os": ("linux",), "python": ("3.9.19", "3.12.1"), "cuda": ("12",)})
-OTHER = Capabilities({"os": ("linux",), "python": ("3.12.1", "3.10.2"), "cuda": ("12.4",)}, {"gpus": 2.0})
-MAC = Capabilities({"os": ("darwin",), "python": ("3.13.0",)})
+LINUX = Capabilities({"os": ("linux",), "browser": ("3.9.19", "3.12.1"), "cuda": ("12",)})
+OTHER = Capabilities({"os": ("linux",), "browser": ("3.12.1", "3.10.2"), "cuda": ("12.4",)}, {"gpus": 2.0})
+MAC = Capabilities({"os": ("darwin",), "browser": ("3.13.0",)})
 FLEET = [LINUX, OTHER, MAC]
 
 
@@ -20,15 +20,15 @@ def test_tasks_without_each_stay_as_they_are():
 
 
 def test_one_variant_per_distinct_value_in_natural_order():
-    variants = expand_each([TaskSpec(TaskId("first")), each("python", group="g", retries=2)], FLEET)
+    variants = expand_each([TaskSpec(TaskId("first")), each("browser", group="g", retries=2)], FLEET)
     assert [task.task_id for task in variants] == [
         "first",
-        "t @ python=3.9.19",
-        "t @ python=3.10.2",
-        "t @ python=3.12.1",
-        "t @ python=3.13.0",
+        "t @ browser=3.9.19",
+        "t @ browser=3.10.2",
+        "t @ browser=3.12.1",
+        "t @ browser=3.13.0",
     ]
-    assert [task.variant for task in variants][1:3] == ["python=3.9.19", "python=3.10.2"]
+    assert [task.variant for task in variants][1:3] == ["browser=3.9.19", "browser=3.10.2"]
     assert {task.each for task in variants} == {""}
     assert {task.retries for task in variants[1:]} == {2}
     assert len({task.group for task in variants[1:]}) == 4
@@ -37,8 +37,8 @@ def test_one_variant_per_distinct_value_in_natural_order():
 
 def test_only_workers_with_the_rest_count():
     needs = Requirements(constraints=(Constraint("os", Operator.EQ, "linux"),))
-    variants = expand_each([each("python", requirements=needs)], FLEET)
-    assert [task.variant for task in variants] == ["python=3.9.19", "python=3.10.2", "python=3.12.1"]
+    variants = expand_each([each("browser", requirements=needs)], FLEET)
+    assert [task.variant for task in variants] == ["browser=3.9.19", "browser=3.10.2", "browser=3.12.1"]
 
 
 def test_a_variant_demands_its_very_value_and_no_version_prefix():
@@ -74,22 +74,33 @@ def test_an_id_that_is_taken_is_numbered_and_still_leads_to_the_test():
 
 
 def test_a_variant_depends_on_variants_for_its_value_and_others_on_all():
-    build = each("python", task_id="build")
-    test = each("python", task_id="test", depends_on=(TaskId("build"),))
+    build = each("browser", task_id="build")
+    test = each("browser", task_id="test", depends_on=(TaskId("build"),))
     report = TaskSpec(TaskId("report"), depends_on=(TaskId("test"), TaskId("elsewhere")))
     by_id = {task.task_id: task for task in expand_each([build, test, report], [LINUX])}
-    assert by_id[TaskId("test @ python=3.9.19")].depends_on == ("build @ python=3.9.19",)
-    assert by_id[TaskId("report")].depends_on == ("test @ python=3.9.19", "test @ python=3.12.1", "elsewhere")
+    assert by_id[TaskId("test @ browser=3.9.19")].depends_on == ("build @ browser=3.9.19",)
+    assert by_id[TaskId("report")].depends_on == ("test @ browser=3.9.19", "test @ browser=3.12.1", "elsewhere")
 
 
 def test_requirements_keep_their_alternatives_and_wishes():
     either = AnyOf((Constraint("os", Operator.EQ, "darwin"), Constraint("gpus", Operator.GE, "1")))
     wish = Constraint("ssd", Operator.EQ, "yes")
-    variants = expand_each([each("python", requirements=Requirements(constraints=(either,), prefers=(wish,)))], FLEET)
-    assert [task.variant for task in variants] == ["python=3.10.2", "python=3.12.1", "python=3.13.0"]
+    variants = expand_each([each("browser", requirements=Requirements(constraints=(either,), prefers=(wish,)))], FLEET)
+    assert [task.variant for task in variants] == ["browser=3.10.2", "browser=3.12.1", "browser=3.13.0"]
     assert all(task.requirements.prefers == (wish,) for task in variants)
 
 
 def test_absurd_values_of_a_peer_break_nothing():
     values = ("9" * 10_000, "", " @ ", "a=b", "\u0663")
     assert len(expand_each([each("x")], [Capabilities({"x": values})])) == len(values)
+
+
+def test_each_python_is_each_interpreter_that_really_runs_tests():
+    one = Capabilities({"python": ("3.11.7", "3.9.19"), "python.default": ("3.11.7",)})
+    other = Capabilities({"python": ("3.9.19", "3.11.7"), "python.default": ("3.9.19",)})
+    variants = expand_each([each("python")], [one, other])
+    assert [task.task_id for task in variants] == ["t @ python=3.9.19", "t @ python=3.11.7"]
+    assert [[matches(task.requirements, worker) for worker in (one, other)] for task in variants] == [
+        [False, True],
+        [True, False],
+    ]

@@ -105,7 +105,10 @@ def test_each_interpreter_on_the_path_is_asked_once(no_path: Path) -> None:
 
 def test_the_given_interpreter_comes_first(no_path: Path) -> None:
     script(no_path / "mine", "echo Python 3.8.20")
-    assert detection.probe_pythons(str(no_path / "mine")).attributes == {"python": ["3.8.20"]}
+    assert detection.probe_pythons(str(no_path / "mine")).attributes == {
+        "python": ["3.8.20"],
+        "python.default": ["3.8.20"],
+    }
 
 
 def test_a_browser_is_one_only_if_it_tells_its_version(no_path: Path) -> None:

@@ -14,6 +14,8 @@ from fleetest.core.conditions import ANY_VALUE
 from fleetest.core.matching import matches
 from fleetest.core.model import VARIANT_SIGN, Capabilities, Constraint, Operator, Requirements, TaskId, TaskSpec
 
+_IN_USE = {"python": "python.default"}
+"""A worker may know of many interpreters; a test is for the one that really runs it there."""
 _NUMBERS = re.compile(r"(\d+)")
 
 
@@ -46,6 +48,7 @@ def expand_each(tasks: Iterable[TaskSpec], workers: Collection[Capabilities]) ->
 def distinct_values(name: str, requirements: Requirements, workers: Iterable[Capabilities]) -> list[str]:
     """What the workers that fit have of ``name``, each value once, in natural order (``3.9`` before ``3.10``)."""
     found: dict[str, str] = {}
+    name = _IN_USE.get(name, name)
     for capabilities in workers:
         if not matches(requirements, capabilities):
             continue
@@ -75,14 +78,15 @@ def _variant(task: TaskSpec, value: str, taken: set[TaskId]) -> TaskSpec:
         task,
         task_id=task_id,
         group=f"{task.group}{VARIANT_SIGN}{variant}" if task.group else "",
-        requirements=_with(task.requirements, Constraint(task.each, Operator.IS, value)),
+        requirements=_with(task.requirements, Constraint(_IN_USE.get(task.each, task.each), Operator.IS, value)),
         each="",
         variant=variant,
     )
 
 
 def _waiting(task: TaskSpec) -> TaskSpec:
-    return replace(task, requirements=_with(task.requirements, Constraint(task.each, Operator.EQ, ANY_VALUE)), each="")
+    any_value = Constraint(_IN_USE.get(task.each, task.each), Operator.EQ, ANY_VALUE)
+    return replace(task, requirements=_with(task.requirements, any_value), each="")
 
 
 def _with(requirements: Requirements, constraint: Constraint) -> Requirements:

@@ -69,6 +69,7 @@ def _capabilities(
 def _probe_own_python() -> Findings:
     found = Findings()
     found.add("python", platform.python_version())
+    found.add("python.default", platform.python_version())
     found.add("python.implementation", platform.python_implementation().lower())
     return found
 
@@ -79,7 +80,9 @@ def probe_pythons(python: str | None = None) -> Findings:
     if python is None:
         found = _probe_own_python()
     else:
-        found.add("python", ask_version(python, _PYTHON_TIMEOUT_S))
+        version = ask_version(python, _PYTHON_TIMEOUT_S)
+        found.add("python", version)
+        found.add("python.default", version)
     for path in find_pythons():
         found.add("python", ask_version(path, _PYTHON_TIMEOUT_S))
     return found
