@@ -17,7 +17,7 @@ TEXT_MAX = 256
 Limit = Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX, description="Entries at most.")]
 Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX, description="Looked for as it is, without case.")]
 Cursor = Annotated[str, msgspec.Meta(max_length=4000, description="`next_cursor` of the page before.")]
-SCANNED_AT_ONCE = 4000
+SCANNED_AT_ONCE = 1000
 
 T = TypeVar("T")
 

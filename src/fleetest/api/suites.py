@@ -62,6 +62,7 @@ class CommandSuite(msgspec.Struct, forbid_unknown_fields=True, tag="commands", t
 
 
 Suite: TypeAlias = PytestSuite | CommandSuite
+_NO_OPTIONS = parse_options({})
 _NOT_NEEDS = ("timeout", "retries", "priority", "depends_on")
 
 
@@ -124,7 +125,7 @@ def _task(command: Command, suite: str, prefix: str, place: str) -> TaskSpec:
         if key in command.needs:
             raise _bad(f"{place}: needs: {key} stands beside it, not in it")
     try:
-        options = parse_options(command.needs)
+        options = parse_options(command.needs) if command.needs else _NO_OPTIONS
     except RequirementError as error:
         raise _bad(f"{place}: needs: {error}") from error
     return TaskSpec(

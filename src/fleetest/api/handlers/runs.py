@@ -13,7 +13,7 @@ from fleetest.api import answers, describe
 from fleetest.api.context import Context
 from fleetest.api.paging import Cursor, Limit, Text, make_cursor, read_cursor
 from fleetest.api.route import Call, Route
-from fleetest.api.suites import Suite, as_suites
+from fleetest.api.suites import CommandSuite, Suite, as_suites
 from fleetest.core.model import RunId, TaskId, Verdict
 from fleetest.errors import RemoteProtocolError
 from fleetest.storage import past_runs
@@ -22,6 +22,8 @@ from fleetest.transport.problems import Problem
 from fleetest.wire import messages as wire
 
 SUBMISSION_BYTES_MAX = 32 * 1024 * 1024
+CONVERTED_AT_ONCE_MAX = 1000
+"""Commands; more are looked through on a thread."""
 RUNS_MAX = 1000
 """Runs that are not finished; further ones are refused."""
 
@@ -182,9 +184,11 @@ class RunRoutes:
 
     async def submit(self, call: Call) -> answers.Submitted:
         body: NewRun = call.body
+        size = sum(len(suite.commands) for suite in body.suites if isinstance(suite, CommandSuite))
+        is_large = size > CONVERTED_AT_ONCE_MAX
         submission = wire.SubmitRun(
             run_id=RunId(uuid.uuid4().hex),
-            suites=as_suites(body.suites),
+            suites=await asyncio.to_thread(as_suites, body.suites) if is_large else as_suites(body.suites),
             owner=body.owner or call.identity.name,
             priority=body.priority,
             weight=body.weight,
