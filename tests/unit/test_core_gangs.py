@@ -5,8 +5,12 @@ import math
 import pytest
 
 from fleetest.core import commands, events
+from fleetest.core.cluster_state import ClusterState
 from fleetest.core.lifecycle import TaskState
 from fleetest.core.model import AttemptResult, Capabilities, Limits, Requirements, Verdict, WorkerId
+from fleetest.health_monitor import HealthMonitor
+from fleetest.load_balancer import LoadBalancer
+from fleetest.scheduling import SimpleScheduler
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
 LIMITS = Limits(heartbeat_interval_s=math.inf, cancel_grace_s=5.0, kill_answer_s=5.0)
@@ -441,3 +445,27 @@ def test_a_snapshot_counts_a_gang_once(fleet):
     fleet.begin()
     [run] = fleet.state.snapshot().runs
     assert run.states == {"finished": 0, "running": 1, "leased": 0, "waiting": 0}
+
+
+def test_why_names_all_members(fleet):
+    fleet.begin("b")
+    assert fleet.why("t") == "running on a/0, attempt 1, together with b/0"
+
+
+def test_a_scheduler_of_the_users_has_gangs_for_nothing():
+    class ByName(SimpleScheduler):
+        def key(self, task, now):
+            assert task.requirements.workers == 1
+            return task.task_id
+
+    state = ClusterState(ByName(), LoadBalancer(), HealthMonitor(), LIMITS)
+    fleet = Fleet("")
+    fleet.state = state
+    fleet.join("a")
+    fleet.join("b")
+    fleet.submit(task("x"), task("t", requirements=GANG), task("y", group="y"))
+    while len(fleet.verdicts()) < 3:
+        for name in [name for name in fleet.leases if name not in fleet.verdicts()]:
+            workers = fleet.members(name) if name == "t" else [fleet.worker_of(name)]
+            fleet.end(name, **dict.fromkeys(workers, Verdict.PASSED))
+    assert set(fleet.verdicts()) == {"x", "t", "y"}

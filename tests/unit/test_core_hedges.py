@@ -270,6 +270,10 @@ def test_a_hedge_reserves_what_the_task_needs_on_its_own_worker():
     assert cluster.state.cluster.workers["b"].free == {"gpus": 1.0}
 
 
+def test_why_names_both(cluster):
+    assert cluster.why("t") == "running on a/0, attempt 1; hedged by attempt 2 on b/0"
+
+
 def test_a_snapshot_counts_a_hedged_task_once(cluster):
     cluster.start("t")
     [run] = cluster.state.snapshot().runs

@@ -57,7 +57,7 @@ def _where_it_is(task: Task, lease: LiveLease) -> str:
         before = list(lease.slot.leases).index(lease.lease_id) if lease.lease_id in lease.slot.leases else 0
         behind = f" behind {before} test{'s' if before != 1 else ''}" if before else ""
         text = f"next on {lease.slot}{behind}, {attempt}"
-    return text + _state_note(lease.slot.worker)
+    return text + _state_note(lease.slot.worker) + _others_note(task)
 
 
 def _state_note(worker: Worker) -> str:
@@ -67,6 +67,16 @@ def _state_note(worker: Worker) -> str:
 def _state_of(worker: Worker) -> str:
     because = worker.quarantined_because if worker.state is WorkerState.QUARANTINED else ""
     return worker.state.value + (f" ({because})" if because else "")
+
+
+def _others_note(task: Task) -> str:
+    """Where else it is executed at the same time."""
+    others = [f"{live.slot}" for live in task.extra_leases]
+    if not others:
+        return ""
+    if task.gang is not None:
+        return f", together with {', '.join(others)}"
+    return f"; hedged by attempt {task.extra_leases[0].lease.attempt} on {others[0]}"
 
 
 def _why_queued(cluster: Cluster, task: Task) -> str:

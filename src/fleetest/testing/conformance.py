@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import wraps
@@ -14,6 +15,7 @@ from fleetest.core.model import (
     AttemptResult,
     Capabilities,
     Constraint,
+    GangPlace,
     Lease,
     LeaseId,
     Operator,
@@ -22,6 +24,7 @@ from fleetest.core.model import (
     TaskId,
     TaskSpec,
     Verdict,
+    WorkerId,
 )
 from fleetest.errors import LinkClosed
 from fleetest.transport.link import Link
@@ -103,6 +106,7 @@ def coordinator_messages() -> Sequence[wire.CoordinatorMessage]:
     """One of each kind that needs care on the way."""
     run_id = RunId("a" * 32)
     lease = Lease(LeaseId(2**63 - 1), run_id, TaskId("t.py::test[é\u2028]"), "", 1, timeout_s=None)
+    gang = GangPlace("7-1", 1, 2, ("10.0.0.1", "10.0.0.2"), (WorkerId("a"), WorkerId("b")))
     suites = (
         wire.PytestSuite(args=("-k", "a or b"), directory="/suite", environment={"A": "b"}),
         wire.CommandSuite(
@@ -114,7 +118,7 @@ def coordinator_messages() -> Sequence[wire.CoordinatorMessage]:
     return (
         wire.Welcome(version=1, epoch=7, heartbeat_interval_s=5.0),
         wire.PrepareRun(run_id=run_id, suites=suites, first_runner=0, runner_count=2),
-        wire.GrantLeases(slot=0, leases=(lease,)),
+        wire.GrantLeases(slot=0, leases=(lease, dataclasses.replace(lease, gang=gang))),
         wire.KillLeases(lease_ids=(lease.lease_id,), reason="why"),
         wire.Refused(reason="no"),
     )
