@@ -206,7 +206,7 @@ class DistributedFrameworkBenchmark(unittest.TestCase):
                 seconds = 0
                 while len(load.verdicts) < sum(loads):
                     self.assertGreater(load.finish_heads(1.0), 0, "work is left and nothing runs")
-                    self.balance(load)
+                    load.pass_time(0.9)
                     seconds += 1
                 moves += load.moves
                 self.assertEqual(set(load.verdicts.values()), {Verdict.PASSED})
@@ -230,14 +230,6 @@ class DistributedFrameworkBenchmark(unittest.TestCase):
                     load.apply(events.SuiteReady(name, RunId(f"run{number}"), ""))
         return load
 
-    def balance(self, load: CoreLoad) -> None:
-        """Apply what is due, until the next second."""
-        end = load.now + 0.9
-        while (due := load.state.next_deadline()) is not None and due <= end:
-            load.now = max(load.now, due)
-            load.apply(events.DeadlineReached())
-        load.now = end
-
     def test_05_benchmark_health_monitoring(self) -> None:
         """Ten to two hundred workers and beyond, a fifth of them silent: these are lost, the others never suspected."""
         table = Table("health monitoring")
@@ -252,12 +244,10 @@ class DistributedFrameworkBenchmark(unittest.TestCase):
             for _ in range(40):
                 if load.lost == silent:
                     break
-                load.now += load.heartbeat_interval_s
-                emitted: list[commands.Command] = []
+                emitted = load.pass_time(load.heartbeat_interval_s)
                 for name in names:
                     if name not in silent:
                         emitted += load.apply(events.WorkerHeartbeat(name))
-                emitted += load.apply(events.DeadlineReached())
                 raised |= {(c.worker_id, str(c.cause)) for c in emitted if isinstance(c, commands.RaiseAlert)}
             table.add(
                 f"{count:,} workers", len(load.samples.seconds), sum(load.samples.seconds), load.samples, unit="beats"

@@ -84,6 +84,15 @@ class CoreLoad:
             self.apply(events.SuiteReady(worker_id, run_id, ""))
         return run_id
 
+    def pass_time(self, seconds: float) -> list[commands.Command]:
+        """Every deadline at its moment: a coordinator that oversleeps excuses the silence of that time."""
+        end, emitted = self.now + seconds, []
+        while (due := self.state.next_deadline()) is not None and due <= end:
+            self.now = max(self.now, due)
+            emitted += self.apply(events.DeadlineReached())
+        self.now = end
+        return emitted
+
     def finish_heads(self, duration_s: float) -> int:
         """The first lease of every slot passes after so long; how many did."""
         self.now += duration_s
