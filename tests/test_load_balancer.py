@@ -142,6 +142,15 @@ class TaskAssignmentTests(BalancerCase):
         self.assertEqual(self.running(), {"running": "w1"})
         self.assertIn("waiting for cpus", self.cluster.why("waiting", "other"))
 
+    def test_the_faster_of_two_free_workers_gets_the_single_task(self):
+        """What workers have shown before decides between equals."""
+        self.join({"slow": CPU, "fast": CPU})
+        for _ in range(30):
+            self.balancer.finished(self.worker("slow"), 1.0, 2.0, True)
+            self.balancer.finished(self.worker("fast"), 1.0, 0.5, True)
+        self.submit_prepared(task("t", expected_s=5.0))
+        self.assertEqual(self.running(), {"t": "fast"})
+
 
 class LoadBalancingTests(BalancerCase):
     """A mixed queue ends with each task on a fitting worker and the load even."""
