@@ -54,7 +54,7 @@ class AttemptHandling:
         slot.queued_s += live.predicted_s
         slot.is_told_idle = False
         slot.worker.lease_count += 1
-        if task.requirements.reserves:
+        if task.task_class.reserves:
             cluster.placement.reserve(live)
         cluster.scheduling.charge(run, live.predicted_s)
         cluster.outbox.grant(slot, lease)
@@ -88,7 +88,7 @@ class AttemptHandling:
         if live.is_started and live.lease.timeout_s is not None:
             cluster.deadlines.cancel(("overrun", lease_id))
         cluster.scheduling.charge(task.run, used_s - live.predicted_s)
-        if task.requirements.reserves:
+        if task.task_class.reserves:
             cluster.placement.release(live)
             cluster.ask(worker.slots)
             cluster.released_locks.update(task.requirements.locks)

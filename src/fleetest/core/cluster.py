@@ -109,6 +109,8 @@ class Cluster:
         """Number of workers by capability kind, also of those that may still come back."""
         self.fleet_changes = 0
         """Counts workers that came and went."""
+        self.slot_count = 0
+        """Of all workers together."""
         self.leases: dict[LeaseId, LiveLease] = {}
         self.voided: dict[LeaseId, VoidedLease] = {}
         self.deadlines = Deadlines()
@@ -132,11 +134,13 @@ class Cluster:
 
     def add_worker(self, worker: Worker) -> None:
         self.workers[worker.worker_id] = worker
+        self.slot_count += len(worker.slots)
         self.known_kinds[worker.capability_kind] = self.known_kinds.get(worker.capability_kind, 0) + 1
         self.fleet_changes += 1
 
     def remove_worker(self, worker: Worker) -> None:
         del self.workers[worker.worker_id]
+        self.slot_count -= len(worker.slots)
         kind = worker.capability_kind
         self.known_kinds[kind] -= 1
         if not self.known_kinds[kind]:
@@ -188,6 +192,3 @@ class Cluster:
     def heartbeat_interval_s(self) -> float:
         """What workers are told: slower in a large fleet, so that heartbeats alone never keep the coordinator busy."""
         return max(self.limits.heartbeat_interval_s, len(self.workers) / HEARTBEATS_PER_S)
-
-    def total_slots(self) -> int:
-        return sum(len(worker.slots) for worker in self.workers.values())

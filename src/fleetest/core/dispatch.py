@@ -114,7 +114,7 @@ class Dispatch:
         if count == 1:
             head = slot.head()
             assert head is not None
-            return Room.BLOCKED if head.task.requirements.reserves or head.task.is_suspect else Room.WANTING
+            return Room.BLOCKED if head.task.task_class.reserves or head.task.is_suspect else Room.WANTING
         # Filled up only when half of it is gone: many tasks in one grant instead of one by one.
         prefetch_s, tasks_max = self._depth(worker)
         if count < tasks_max / 2 and slot.queued_s < prefetch_s / 2:
@@ -205,7 +205,7 @@ class Dispatch:
                 if not self.may_have(slot, task):
                     self._put_back[task] = None
                     continue
-                accepted = None if task.requirements.reserves or task.is_suspect else task.task_class
+                accepted = None if task.task_class.reserves or task.is_suspect else task.task_class
             self._attempts.grant(slot, task)
             granted = True
         return granted
@@ -219,7 +219,7 @@ class Dispatch:
             return False
         if not self._keeps_suspects_apart(slot, task):
             return False
-        if not task.requirements.reserves:
+        if not task.task_class.reserves:
             return True
         is_idle = not worker.lease_count if task.requirements.alone else not slot.leases
         return is_idle and placement.can_reserve(worker, task.requirements)

@@ -191,6 +191,8 @@ def _check_leases(cluster: Cluster) -> None:
 def _check_counts(cluster: Cluster) -> None:
     accepting = sum(len(worker.slots) for worker in cluster.workers.values() if worker.accepts)
     _demand(cluster.placement.accepting_slots == accepting, "accepting slots are counted wrongly")
+    slots = sum(len(worker.slots) for worker in cluster.workers.values())
+    _demand(cluster.slot_count == slots, "slots are counted wrongly")
     for run in cluster.runs.values():
         for suite in run.suites.values():
             counted: dict[int, int] = {}

@@ -218,9 +218,12 @@ class GangPlace:
     workers: tuple[WorkerId, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Lease:
-    """The right to execute one attempt on one slot of one worker."""
+    """The right to execute one attempt on one slot of one worker.
+
+    Never changed; not declared frozen, as one is made per attempt.
+    """
 
     lease_id: LeaseId
     run_id: RunId

@@ -58,7 +58,7 @@ class RunHandling:
                 self._expect(suite, worker, suite.former.pop(key, SuiteReadiness()))
         run.prepared[worker.worker_id] = None
         self._cluster.outbox.add(
-            PrepareRun(worker.worker_id, run.run_id, run.first_runner[key], self._cluster.total_slots())
+            PrepareRun(worker.worker_id, run.run_id, run.first_runner[key], self._cluster.slot_count)
         )
 
     def _expect(self, suite: Suite, worker: Worker, readiness: SuiteReadiness) -> None:

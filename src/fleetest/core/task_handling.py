@@ -154,6 +154,9 @@ class TaskHandling:
         run = suite.run
         if run.is_finished or suite.is_refused or not suite.workers:
             return
+        if suite.ready_total and not suite.lacked:
+            # The usual case, without a look at every worker.
+            return
         if any(readiness.state is Readiness.PREPARING for readiness in suite.workers.values()):
             return
         ready = [name for name, readiness in suite.workers.items() if readiness.state is Readiness.READY]
