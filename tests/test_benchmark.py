@@ -14,13 +14,6 @@ import unittest
 from collections.abc import Callable
 from pathlib import Path
 
-from fleetest.core import commands, events
-from fleetest.core.model import AttemptResult, LeaseId, Limits, RunId, TaskId, TaskSpec, Verdict, WorkerId
-from fleetest.storage import records
-from fleetest.storage.history import HistoryRecorder
-from fleetest.storage.history_database import open_history
-from fleetest.transport.identity import Role
-from fleetest.transport.token import read_token
 from support import scale
 from support.command_line import run_file
 from support.core_loads import CoreLoad
@@ -29,6 +22,14 @@ from support.following import command
 from support.machines import BROWSER, CPU, CUDA, ROCM, needs
 from support.socket_workers import SocketWorkers
 from support.tables import Samples, Table
+
+from fleetest.core import commands, events
+from fleetest.core.model import AttemptResult, LeaseId, Limits, RunId, TaskId, TaskSpec, Verdict, WorkerId
+from fleetest.storage import records
+from fleetest.storage.history import HistoryRecorder
+from fleetest.storage.history_database import open_history
+from fleetest.transport.identity import Role
+from fleetest.transport.token import read_token
 
 
 def tasks(count: int, **options: object) -> list[TaskSpec]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import unittest
 
+from support.command_line import run_file
+from support.machines import CPU
+from support.policy_case import PolicyCase
+
 from fleetest.core import commands, events
 from fleetest.core.alerts import Cause
 from fleetest.core.model import Limits, Verdict, WorkerId
 from fleetest.core.policies import Health, HealthChange
 from fleetest.health_monitor import ADAPTED_MAX, HealthMonitor
 from fleetest.testing.scripted_cluster import task
-from support.command_line import run_file
-from support.machines import CPU
-from support.policy_case import PolicyCase
 
 W = WorkerId("w")
 INTERVAL_S = 5.0
@@ -351,6 +352,79 @@ class AlertTests(WatchedFleet):
         [alert] = self.cluster.state.snapshot().alerts
         self.assertEqual(alert.acknowledged_by, "ann")
         self.assertEqual(self.lasting("w"), {"suspect"})
+
+
+class TrustTests(WatchedFleet):
+    """Quarantine ends in probation, and probation in trust, if the worker proves itself."""
+
+    limits = Limits(
+        heartbeat_interval_s=math.inf,
+        infrastructure_failures_max=2,
+        quarantine_s=60.0,
+        probation_successes=2,
+        flapping_losses=3,
+        flapping_window_s=100.0,
+    )
+
+    def break_circuit(self) -> None:
+        """Two failures to start anything: quarantine."""
+        self.join({"w": CPU}, slots=3)
+        self.cluster.submit(*(task(f"t{number}", expected_s=0.01, hedge=False) for number in range(20)))
+        for _ in range(2):
+            [first, *_] = self.cluster.state.cluster.leases
+            self.cluster.apply(events.InfrastructureFailed(W, [first], "no disk"))
+        self.assertEqual(self.state("w"), "quarantined")
+        self.cluster.give_back(*(live.task.task_id for live in self.cluster.state.cluster.leases.values()))
+        self.assertEqual(self.running(), {})
+
+    def test_quarantine_ends_in_probation_with_one_task_at_a_time_then_in_trust(self):
+        """After the stated time; so many successes, one by one, and it has all its slots again."""
+        self.break_circuit()
+        self.cluster.wait(59.999)
+        self.assertEqual((self.state("w"), self.running()), ("quarantined", {}))
+        self.cluster.wait(0.001)
+        self.assertEqual(self.state("w"), "probation")
+        for _ in range(2):
+            self.assertEqual(self.lasting("w"), {"quarantined"}, "until it has proved itself")
+            [only] = self.running()
+            self.cluster.start(only)
+            self.assertEqual(len(self.cluster.state.cluster.leases), 1)
+            self.cluster.finish(only)
+        self.assertEqual((self.state("w"), self.lasting("w")), ("healthy", set()))
+        self.assertEqual(len(self.running()), 3)
+
+    def test_a_failure_on_probation_is_quarantine_for_twice_as_long(self):
+        """Under the same alert: it is the same trouble."""
+        self.break_circuit()
+        self.cluster.wait(60.0)
+        [trial] = self.cluster.state.cluster.leases
+        self.cluster.apply(events.InfrastructureFailed(W, [trial], "still no disk"))
+        self.cluster.wait(119.999)
+        self.assertEqual(self.state("w"), "quarantined")
+        self.cluster.wait(0.001)
+        self.assertEqual(self.state("w"), "probation")
+        self.assertEqual(len(self.cluster.all(commands.RaiseAlert)), 1)
+
+    def test_a_worker_whose_link_breaks_again_and_again_is_put_on_probation(self):
+        """Flapping: three times within the window; it is told to people."""
+        for number in range(3):
+            self.cluster.join("w", 2, CPU, session=f"s{number}")
+            self.cluster.wait(1.0)
+            self.cluster.disconnect("w")
+            self.cluster.wait(20.0)
+        self.cluster.join("w", 2, CPU, session="s3")
+        self.assertEqual(self.state("w"), "probation")
+        self.assertIn("flapping", self.lasting("w"))
+
+    def test_losses_far_apart_are_no_flapping(self):
+        """A link may break once in a while."""
+        for number in range(6):
+            self.cluster.join("w", 2, CPU, session=f"s{number}")
+            self.cluster.wait(200.0)
+            self.cluster.disconnect("w")
+            self.cluster.wait(20.0)
+        self.cluster.join("w", 2, CPU, session="last")
+        self.assertEqual(self.state("w"), "healthy")
 
 
 if __name__ == "__main__":

@@ -16,17 +16,18 @@ import unittest
 
 import psutil
 
+from support.command_line import run_file
+from support.fleet import Fleet
+from support.fleet_case import FleetCase
+from support.following import PytestTarget, command
+from support.meeting import most_at_once
+
 from fleetest.core.model import Limits, TaskId
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.task_scheduler import TaskScheduler
 from fleetest.transport.identity import Role
 from fleetest.transport.token import read_token
-from support.command_line import run_file
-from support.fleet import Fleet
-from support.fleet_case import FleetCase
-from support.following import PytestTarget, command
-from support.meeting import most_at_once
 
 
 class InitializationTests(FleetCase):
@@ -181,7 +182,7 @@ class HardwareRequirementTests(FleetCase):
         run = self.fleet.submit(command("on-gpu", "print(1)", gpus=1), command("on-cpu", "print(2)", cpus=1))
         run.wait_for_verdict("on-cpu")
         why = self.fleet.ask(lambda: self.fleet.state.why(run.run_id, "on-gpu"))
-        self.assertIn("no live worker has gpus 1 (closest: worker plain", why)
+        self.assertIn("no worker has gpus 1 (closest: worker plain", why)
         self.assertEqual(run.verdicts, {"on-cpu": "passed"})
         self.fleet.start_worker("with-gpu", "--resource", "gpus=1")
         self.assertEqual(run.wait_for_end(), {"on-cpu": "passed", "on-gpu": "passed"})
@@ -201,7 +202,7 @@ class HardwareRequirementTests(FleetCase):
         run.wait_for_verdict("needs-new", "needs-old", "needs-rack")
         self.assertEqual([run.worker_of(f"needs-{what}") for what in ("new", "old", "rack")], ["new", "old", "new"])
         self.assertNotIn("needs-both", run.verdicts)
-        self.assertIn("no live worker", self.fleet.ask(lambda: self.fleet.state.why(run.run_id, "needs-both")))
+        self.assertIn("no worker has all of", self.fleet.ask(lambda: self.fleet.state.why(run.run_id, "needs-both")))
         run.cancel("enough was seen")
         self.assertEqual(run.wait_for_end()["needs-both"], "cancelled")
 
@@ -428,7 +429,7 @@ class DashboardTests(FleetCase):
         run.wait_for_verdict("plain-task")
         queue = self.fleet.get("/api/v1/queue").values
         self.assertEqual(queue["waiting"], 1)
-        self.assertIn("no live worker has gpus 1", queue["groups"][0]["reason"])
+        self.assertIn("no worker has gpus 1", queue["groups"][0]["reason"])
         shown = self.fleet.get(f"/api/v1/runs/{run.run_id}/tasks/on-gpu").values
         self.assertEqual(shown["why"], self.fleet.ask(lambda: self.fleet.state.why(run.run_id, TaskId("on-gpu"))))
 

@@ -6,14 +6,15 @@ pytest.
 
 from __future__ import annotations
 
+from support.command_line import run_file
+from support.machines import CPU, GB, W1, W2, W3, needs
+from support.policy_case import PolicyCase
+
 from fleetest.core import commands
 from fleetest.core.model import Capabilities, Verdict
 from fleetest.core.policies import Score
 from fleetest.load_balancer import LoadBalancer
 from fleetest.testing.scripted_cluster import task
-from support.command_line import run_file
-from support.machines import CPU, GB, W1, W2, W3, needs
-from support.policy_case import PolicyCase
 
 THREE = {"w1": W1, "w2": W2, "w3": W3}
 CUDA = needs(requires="cuda>=12")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from support.tables import Samples
+
 from fleetest.core import commands, events
 from fleetest.core.cluster_state import ClusterState
 from fleetest.core.model import (
@@ -21,7 +23,6 @@ from fleetest.core.model import (
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.task_scheduler import TaskScheduler
-from support.tables import Samples
 
 
 class CoreLoad:

@@ -25,13 +25,15 @@ from typing import Any, TypeVar
 
 import psutil
 
+from support.following import FollowedRun, Work, connect, submission
+from support.meeting import Meeting
+
 from fleetest.api.application import Api
 from fleetest.coordinator import Coordinator
 from fleetest.core import commands, events
 from fleetest.core.model import Limits
 from fleetest.core.snapshot import ClusterSnapshot, WorkerSnapshot
 from fleetest.dashboard_server import DashboardServer
-from fleetest.embedded import open_fleet
 from fleetest.hooks import make_cluster_state, plugin_manager
 from fleetest.storage.epoch import next_epoch
 from fleetest.storage.history import HistoryRecorder
@@ -41,8 +43,6 @@ from fleetest.transport.identity import Role
 from fleetest.transport.server import NetworkServer
 from fleetest.transport.token import TOKEN_NAMES, read_token
 from fleetest.transport.token_store import TokenStore
-from support.following import FollowedRun, Work, submission
-from support.meeting import Meeting
 
 T = TypeVar("T")
 
@@ -275,7 +275,7 @@ class Fleet:
 
     def submit(self, *work: Work, directory: Path | None = None) -> FollowedRun:
         """Submit these as one run, over the network as any client does. It is followed until the fleet is closed."""
-        link = open_fleet(self.url, root_directory=self.directory, token_file=self.token_file(Role.SUBMIT))
+        link = connect(self.url, read_token(self.token_file(Role.SUBMIT)))
         self._closing.callback(link.close)
         run = FollowedRun(link, submission(work, directory or self.directory))
         run.submit()

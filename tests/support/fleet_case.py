@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import unittest
 
-from fleetest.core.model import Limits
 from support.fleet import Fleet
 from support.following import Command, command
+
+from fleetest.core.model import Limits
 
 
 class FleetCase(unittest.TestCase):

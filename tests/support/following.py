@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from fleetest.client.background import BackgroundFleet, ClientLink
 from fleetest.client.fleet import Fleet
 from fleetest.core.model import RunId, TaskId, TaskSpec
 from fleetest.core.requirements import parse_options
+from fleetest.transport.websocket import connect_client
 from fleetest.wire import messages as wire
 
 PATIENCE_S = 60.0
@@ -62,6 +65,22 @@ def command(
         hedge=hedge,
     )
     return Command(wire.CommandSpec(name=name, argv=line, directory="", timeout_s=timeout_s), task)
+
+
+def connect(url: str, token: str) -> Fleet:
+    """A client link of its own, on a thread of its own; no pytest is needed for it."""
+
+    @asynccontextmanager
+    async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:
+        link = await connect_client(url, token)
+        try:
+            yield link
+        finally:
+            await link.close()
+
+    fleet = BackgroundFleet(open_link)
+    fleet.wait_connected()
+    return fleet
 
 
 def submission(work: Sequence[Work], directory: Path) -> wire.SubmitRun:

@@ -102,6 +102,25 @@ def _mutations() -> tuple[Mutation, ...]:
         "if task.state is TaskState.PENDING]",
     )
 
+    of(
+        scheduler,
+        "richer requirements",
+        "RicherRequirementTests.test_one_of_several_alternatives_is_enough",
+        "all alternatives must hold",
+        "core/matching.py",
+        "return any(constraint_holds(constraint, capabilities) for constraint in condition.alternatives)",
+        "return all(constraint_holds(constraint, capabilities) for constraint in condition.alternatives)",
+    )
+    of(
+        scheduler,
+        "ageing",
+        "AgeingTests.test_work_of_low_priority_gets_its_turn_although_urgent_work_never_ends",
+        "nothing ages",
+        "core/ageing.py",
+        "and now - level.served_at >= self._ageing_s",
+        "and now - level.served_at >= 1e9",
+    )
+
     # Health monitor
     health = "test_health_monitor.py"
     of(
@@ -130,6 +149,16 @@ def _mutations() -> tuple[Mutation, ...]:
         "core/worker_handling.py",
         "        if worker.is_silent:\n            self._standing.alert(",
         "        if False:\n            self._standing.alert(",
+    )
+
+    of(
+        health,
+        "trust",
+        "TrustTests.test_a_failure_on_probation_is_quarantine_for_twice_as_long",
+        "failures on probation are forgiven",
+        "health_monitor/trust.py",
+        'self._open(record, f"failed again on probation: {reason}", now)',
+        "pass",
     )
 
     # Load balancer

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Sequence
 
+from support.tables import Samples
+
 from fleetest.core.model import AttemptResult, Capabilities, LeaseId, Verdict
 from fleetest.core.suite_planning import fingerprint_of
 from fleetest.errors import LinkClosed
 from fleetest.transport.websocket import connect_worker
 from fleetest.wire import messages as wire
-from support.tables import Samples
 
 TIMEOUT_S = 120.0
 

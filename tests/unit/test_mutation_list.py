@@ -6,9 +6,10 @@ import ast
 
 import pytest
 
-import run_mutations
 from support import TESTS
 from support.mutation_list import MUTATIONS, Mutation
+
+import run_mutations
 
 README = (TESTS / "README.md").read_text()
 
