@@ -163,7 +163,9 @@ class Coordinator:
             self._timer.cancel()
             self._timer = None
         for run_id in self._runs:
-            self.record(records.RunEnded(run_id=run_id, ended_at=time.time(), outcome="abandoned"))
+            run = self._state.cluster.runs.get(run_id)
+            counts = {verdict.value: count for verdict, count in run.counts.items()} if run is not None else {}
+            self.record(records.RunEnded(run_id, time.time(), counts, "abandoned"))
         self._runs.clear()
         for task in self._background:
             task.cancel()

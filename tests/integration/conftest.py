@@ -33,8 +33,13 @@ class Fleet:
         self._plugins = directory / "plugins"
         if hedges_eagerly:
             self._install("eager_hedging_plugin", EAGER_PLUGIN)
+        self._options = coordinator
+        self.start_coordinator()
+
+    def start_coordinator(self, port: str = "0") -> None:
+        """Again, if an earlier one has ended: then with its port and its data."""
         self.coordinator = self._start(
-            "fleetest", "coordinator", "--port", "0", "--reconnect-grace-s", "0.2", *coordinator
+            "fleetest", "coordinator", "--port", port, "--reconnect-grace-s", "0.2", *self._options
         )
         line = _line(self.coordinator)
         assert line.startswith("listening on"), line

@@ -132,6 +132,7 @@ class RunningTask(Answer, kw_only=True):
     run_id: str
     task_id: str
     attempt: int
+    worker_id: str
     slot: int
     is_started: bool
     since: Time

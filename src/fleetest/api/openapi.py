@@ -160,9 +160,9 @@ def _key(kind: Any) -> str:
 def reference_page(document: dict[str, Any]) -> str:
     """The document as HTML."""
     parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8><title>Fleetest API</title>",
+        "<!doctype html><html lang=en data-theme=light><head><meta charset=utf-8><title>Fleetest API</title>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
-        '<link rel=stylesheet href="/static/plain.css"></head><body><main><h1>Fleetest API</h1>',
+        '<link rel=stylesheet href="/static/css/app.css"></head><body><main><h1>Fleetest API</h1>',
         f"<p>{html.escape(document['info']['description'])}",
         ' The same for machines: <a href="/openapi.json">openapi.json</a>.</p>',
     ]

@@ -391,6 +391,7 @@ def _running(run: Run, indexed: IndexedRun, now_wall: float) -> list[answers.Run
             run_id=run.run_id,
             task_id=lease.task.task_id,
             attempt=lease.lease.attempt,
+            worker_id=lease.slot.worker.worker_id,
             slot=lease.slot.index,
             is_started=True,
             since=datetime.fromtimestamp(since, timezone.utc),

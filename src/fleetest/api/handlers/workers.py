@@ -182,6 +182,7 @@ def running_on(worker: Worker, context: Context) -> list[answers.RunningTask]:
                 run_id=head.lease.run_id,
                 task_id=head.lease.task_id,
                 attempt=head.lease.attempt,
+                worker_id=slot.worker.worker_id,
                 slot=slot.index,
                 is_started=head.is_started,
                 since=since,

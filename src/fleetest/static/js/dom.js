@@ -1,0 +1,94 @@
+// The only place where elements are made. Everything shown is text: names of tests, workers and runs are hostile.
+
+const URL_ATTRIBUTES = new Set(["href", "src", "action"]);
+
+/**
+ * Makes an element: h("a", { href: "#/runs", class: "link", onclick: handler }, "text", child, [children]).
+ * Attributes that are null, undefined or false are left out; functions become listeners; data-* and aria-* as written.
+ */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name.replace(/^on/, ""), value);
+    else if (name === "class") element.className = value;
+    else if (URL_ATTRIBUTES.has(name)) setUrl(element, name, String(value));
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  append(element, children);
+  return element;
+}
+
+function setUrl(element, name, value) {
+  // Links lead inside this page or to its own origin, whatever a name contains.
+  const url = new URL(value, location.href);
+  if (url.origin === location.origin || (name === "href" && url.protocol === "blob:")) element.setAttribute(name, value);
+}
+
+function append(element, children) {
+  for (const child of children) {
+    if (Array.isArray(child)) append(element, child);
+    else if (child instanceof Node) element.append(child);
+    else if (child !== null && child !== undefined && child !== false) element.append(String(child));
+  }
+}
+
+/** Sets the text only if it changed, so that nothing flickers and selections stay. */
+export function setText(element, text) {
+  const wanted = String(text);
+  if (element.textContent !== wanted) element.textContent = wanted;
+}
+
+export function setClass(element, name) {
+  if (element.className !== name) element.className = name;
+}
+
+export function replace(element, ...children) {
+  const fragment = document.createDocumentFragment();
+  append(fragment, children);
+  element.replaceChildren(fragment);
+}
+
+/**
+ * Keeps the children of `parent` in step with `items`, reusing elements by key: make(item) returns an element,
+ * update(element, item) brings it up to date.
+ */
+export function keyed(parent, items, key, make, update) {
+  const known = parent.keyedChildren ?? (parent.keyedChildren = new Map());
+  const wanted = new Set();
+  let before = parent.firstChild;
+  for (const item of items) {
+    const id = key(item);
+    wanted.add(id);
+    let element = known.get(id);
+    if (!element) {
+      element = make(item);
+      known.set(id, element);
+    }
+    update(element, item);
+    if (element === before) before = before.nextSibling;
+    else parent.insertBefore(element, before);
+  }
+  for (const [id, element] of known) {
+    if (!wanted.has(id)) {
+      element.remove();
+      known.delete(id);
+    }
+  }
+}
+
+let pending = new Set();
+let isScheduled = false;
+
+/** Calls `render` once before the next frame, however often it is asked for. */
+export function soon(render) {
+  pending.add(render);
+  if (isScheduled) return;
+  isScheduled = true;
+  requestAnimationFrame(() => {
+    const due = pending;
+    pending = new Set();
+    isScheduled = false;
+    for (const each of due) each();
+  });
+}

@@ -1,0 +1,282 @@
+// One run: progress, timeline, failures by likeness, every test. The same while it runs and afterwards.
+
+import { get, path, post } from "../api.js";
+import { confirm, toast } from "../components/dialog.js";
+import { attemptView } from "../components/attempt.js";
+import { commandLine, makeTiles, panel, progressBar, showError, verdictText } from "../components/panel.js";
+import { emptyState, makeTable } from "../components/table.js";
+import { makeTimeline } from "../components/timeline.js";
+import { h, replace, setText } from "../dom.js";
+import { badge, count, duration, time, VERDICTS } from "../format.js";
+import { live, refreshing } from "../live.js";
+import { href, setFilter } from "../place.js";
+import { runState } from "./runs.js";
+
+const STATUSES = ["waiting", "running", ...VERDICTS];
+const PAGE = 500;
+const SUCCESSES = new Set(["passed", "skipped", "xfailed", "xpassed"]);
+
+export function runPage(runId, filter) {
+  const tiles = makeTiles();
+  const title = h("h1", {}, "Run");
+  const badgeHolder = h("span", {});
+  const actions = h("div", { class: "actions" });
+  const notices = h("div", {});
+  const bar = h("div", {});
+  const failures = h("div", {});
+  const timeline = makeTimeline({ onOpen: (shown) => location.assign(href("runs", runId, "tasks", shown.id)) });
+  const tasks = makeTasks(runId, filter);
+  const element = h(
+    "div",
+    { class: "page" },
+    h("div", { class: "page-head" }, h("div", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " / ", h("span", { class: "mono" }, runId.slice(0, 12))), title, badgeHolder, actions),
+    tiles.element,
+    bar,
+    notices,
+    panel("Failures", { isFlush: true }, failures),
+    panel("Timeline", {}, timeline.element),
+    tasks.element,
+  );
+  let run = null;
+  let collected = null;
+  const isOpen = new Set();
+
+  function showRun(next) {
+    const wasLive = run?.is_live;
+    run = next;
+    setText(title, run.title || run.run_id);
+    replace(badgeHolder, runState(run));
+    showActions();
+    tiles.show([
+      { key: "done", label: "Done", value: `${count(run.states.finished)} / ${count(run.tasks)}`, note: run.is_live ? `${count(run.states.running)} running` : "tests" },
+      { key: "left", label: run.is_live ? "Time left" : "Duration", value: duration(run.is_live ? run.remaining_s : run.duration_s), note: run.is_live ? "predicted" : "" },
+      { key: "bad", label: "Failed", value: count(bad(run)), tone: bad(run) ? "bad" : "", note: "failed, error, timeout, crashed …" },
+      { key: "owner", label: "Owner", value: run.owner || "–", note: run.priority ? `priority ${run.priority}` : "" },
+      { key: "started", label: "Started", value: run.submitted_at ? new Date(run.submitted_at).toLocaleTimeString("en-GB") : "–", note: run.submitted_at ? new Date(run.submitted_at).toDateString() : "" },
+    ]);
+    replace(bar, progressBar(run.counts, run.tasks, run.states.running), h("div", { class: "verdicts" }, verdictText(run.counts)));
+    const said = [...run.notices, run.cancel_reason && `Cancelled: ${run.cancel_reason}`].filter(Boolean);
+    replace(notices, said.length > 0 && h("section", { class: "panel" }, h("div", { class: "body" }, said.map((text) => h("pre", {}, text)))));
+    if (wasLive && !run.is_live) for (const each of loads) each.again();
+  }
+
+  function bad(each) {
+    return ["failed", "error", "timeout", "crashed", "oom", "quarantined"].reduce((sum, name) => sum + (each.counts[name] ?? 0), 0);
+  }
+
+  /** What running again would run: everything that did not succeed, also what never ran. */
+  function unsuccessful(each) {
+    return Object.entries(each.counts).reduce((sum, [verdict, number]) => sum + (SUCCESSES.has(verdict) ? 0 : number), 0);
+  }
+
+  function showActions() {
+    const buttons = [];
+    if (run.is_live && live.may("submit")) buttons.push(h("button", { type: "button", class: "danger", onclick: cancel }, "Cancel run"));
+    const again = unsuccessful(run);
+    if (!run.is_live && run.can_rerun && again && live.may("submit")) buttons.push(h("button", { type: "button", class: "primary", onclick: rerun }, `Run ${count(again)} again`));
+    if (actions.dataset.mark === buttons.map((each) => each.textContent).join()) return;
+    actions.dataset.mark = buttons.map((each) => each.textContent).join();
+    replace(actions, buttons);
+  }
+
+  async function cancel() {
+    const reason = await confirm({ title: "Cancel this run?", text: "Tests that wait are not run; those that run are ended within seconds.", action: "Cancel the run", isDangerous: true, reasonLabel: "Reason (optional)" });
+    if (reason === null) return;
+    await act(() => post(`${path("runs", runId)}/cancel`, { reason: reason || "cancelled in the dashboard" }), "The run is being cancelled.");
+  }
+
+  async function rerun() {
+    const answer = await confirm({ title: "Run these tests again?", text: `A new run of the ${count(unsuccessful(run))} tests that did not pass: what failed, and what was cancelled or not run.`, action: "Run them" });
+    if (answer === null) return;
+    const submitted = await act(() => post(`${path("runs", runId)}/rerun`, { only: "failed" }), "They are submitted.");
+    if (submitted) location.assign(href("runs", submitted.run_id));
+  }
+
+  async function act(ask, done) {
+    try {
+      const answer = await ask();
+      toast(done);
+      summary.again();
+      return answer;
+    } catch (error) {
+      toast(error.message, { isBad: true });
+      return null;
+    }
+  }
+
+  function showFailures(page) {
+    if (!page.items.length) {
+      replace(failures, emptyState("No failures", run?.is_live ? "None so far." : "Every test that ran was right."));
+      return;
+    }
+    replace(failures, page.items.map(failureGroup));
+  }
+
+  function failureGroup(group) {
+    const body = h("div", { class: "body" });
+    const details = h("details", { open: isOpen.has(group.signature) }, h("summary", {}, badge(group.example.verdict), " ", h("strong", { class: "number" }, count(group.count)), group.count === 1 ? " test: " : " tests alike: ", h("span", { class: "mono" }, group.headline)), body);
+    const fill = () => {
+      if (!details.open) {
+        isOpen.delete(group.signature);
+        return;
+      }
+      isOpen.add(group.signature);
+      replace(
+        body,
+        h("ul", {}, group.task_ids.slice(0, 20).map((name) => h("li", {}, h("a", { class: "mono", href: href("runs", runId, "tasks", name) }, name)))),
+        group.count > 20 && h("p", { class: "muted" }, `and ${count(group.count - 20)} more: filter the table below by verdict`),
+        h("h3", {}, "To run one of them alone"),
+        commandLine(group.reproduce),
+        h("h3", {}, group.example_task_id),
+        attemptView(group.example),
+      );
+    };
+    details.addEventListener("toggle", fill);
+    if (details.open) fill();
+    return details;
+  }
+
+  async function loadTimeline(signal) {
+    let after = collected?.next ?? null;
+    for (;;) {
+      const part = await get(`${path("runs", runId)}/timeline`, { after }, signal);
+      if (!collected) collected = { lanes: [], bars: new Map(), end: 0 };
+      takePart(part);
+      after = part.next;
+      if (part.is_complete) return part;
+    }
+  }
+
+  function takePart(part) {
+    part.lanes.forEach((name) => { if (!collected.bars.has(name)) collected.bars.set(name, []); });
+    for (let index = 0; index < part.task_id.length; index += 1) {
+      const start = part.start_s[index];
+      const end = start + part.duration_s[index];
+      collected.bars.get(part.lanes[part.lane[index]]).push({ start, end, verdict: part.verdicts[part.verdict[index]], id: part.task_id[index] });
+      collected.end = Math.max(collected.end, end);
+    }
+    collected.next = part.next;
+    collected.origin = Date.parse(part.origin) / 1000;
+  }
+
+  function showTimeline(part) {
+    const names = [...collected.bars.keys()].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+    let span = collected.end;
+    const running = new Map();
+    for (const task of part.running ?? []) {
+      const start = Date.parse(task.since) / 1000 - collected.origin;
+      const lane = `${task.worker_id}/${task.slot}`;
+      running.set(lane, { start, end: start + task.running_s, verdict: "running", id: task.task_id });
+      span = Math.max(span, start + task.running_s);
+      if (!collected.bars.has(lane)) collected.bars.set(lane, []);
+    }
+    for (const bars of collected.bars.values()) bars.sort((one, other) => one.start - other.start);
+    timeline.show(names.map((name) => ({ name, bars: running.has(name) ? [...collected.bars.get(name), running.get(name)] : collected.bars.get(name) })), span);
+  }
+
+  const summary = refreshing((signal) => get(path("runs", runId), {}, signal), { topics: ["runs"], pause_s: 0.5, shown: showRun, failed: (error) => showError(bar, error) });
+  const loads = [
+    refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, shown: showFailures, failed: (error) => showError(failures, error) }),
+    refreshing(loadTimeline, { topics: ["runs"], pause_s: 1, shown: showTimeline }),
+    tasks.load,
+  ];
+  const ends = [live.listen("status", () => run && showActions())];
+  return {
+    element,
+    title: "Run",
+    close() {
+      for (const each of [summary, ...loads]) each.close();
+      for (const end of ends) end();
+    },
+  };
+}
+
+function makeTasks(runId, filter) {
+  const text = h("input", { type: "search", placeholder: "Part of the test's name", "aria-label": "Filter tests by name", value: filter.get("text") ?? "", oninput: () => change({ text: text.value }) });
+  const status = h("select", { "aria-label": "Status", onchange: () => change({ status: status.value }) }, h("option", { value: "" }, "All tests"), STATUSES.map((name) => h("option", { value: name, selected: name === filter.get("status") }, name.replace("_", " "))));
+  const worker = h("input", { type: "search", placeholder: "Worker", "aria-label": "Filter tests by worker", value: filter.get("worker") ?? "", oninput: () => change({ worker: worker.value }) });
+  const total = h("span", { class: "muted number", role: "status" });
+  const columns = [
+    { key: "verdict", title: "Verdict", cell: (task) => badge(task.verdict ?? task.state) },
+    { key: "task_id", title: "Test", sortable: true, class: "name", cell: (task) => h("a", { class: "mono", href: href("runs", runId, "tasks", task.task_id) }, task.task_id) },
+    { key: "duration", title: "Duration", number: true, sortable: true, cell: (task) => h("span", { class: "nowrap" }, duration(task.duration_s)) },
+    { key: "attempts", title: "Attempts", number: true, cell: (task) => count(task.attempts) },
+    { key: "worker", title: "Worker", cell: (task) => task.worker ? h("a", { href: href("workers", task.worker) }, task.worker) : "–" },
+    { key: "started_at", title: "Started", cell: (task) => h("span", { class: "nowrap" }, time(task.started_at)) },
+  ];
+  const table = makeTable(columns, { caption: "Tests of this run", rowKey: (task) => task.task_id, onSort: sortBy, empty: emptyState("No test matches", "Clear a filter above, or wait until the suite is collected.") });
+  const element = panel("Tests", { isFlush: true, end: [total, text, status, worker] }, table.element);
+  let sort = filter.get("sort") ?? "";
+  let rows = [];
+  let cursor = null;
+  let pagesWanted = 1;
+
+  function query() {
+    return { text: text.value, ...statusQuery(status.value), worker: worker.value, sort: sort || null, limit: PAGE };
+  }
+
+  function sortBy(key) {
+    const isSame = sort === key;
+    sort = isSame ? `-${key}` : sort === `-${key}` ? "" : key;
+    change({ sort });
+  }
+
+  function change(changes) {
+    setFilter(changes);
+    pagesWanted = 1;
+    load.again();
+  }
+
+  async function loadPages(signal) {
+    let next = null;
+    const items = [];
+    let sum = null;
+    for (let number = 0; number < pagesWanted; number += 1) {
+      const page = await get(`${path("runs", runId)}/tasks`, { ...query(), cursor: next }, signal);
+      items.push(...page.items);
+      sum = page.total ?? sum;
+      next = page.next_cursor;
+      if (!next) break;
+    }
+    return { items, next, sum };
+  }
+
+  async function more() {
+    if (!cursor) return;
+    const page = await get(`${path("runs", runId)}/tasks`, { ...query(), cursor }).catch(() => null);
+    if (!page) return;
+    pagesWanted += 1;
+    rows = rows.concat(page.items);
+    cursor = page.next_cursor;
+    draw(page.total);
+  }
+
+  function draw(sum) {
+    const known = sum ?? (cursor ? null : rows.length);
+    setText(total, known === null ? `more than ${count(rows.length)} tests` : `${count(known)} tests`);
+    table.show(rows, { sort: sort ? { key: sort.replace(/^-/, ""), isDescending: sort.startsWith("-") } : null, loadMore: cursor ? more : null });
+  }
+
+  const load = refreshing(loadPages, {
+    topics: ["runs"],
+    pause_s: 1,
+    shown(result) {
+      // Rows that did not change keep their identity, so that nothing is drawn again.
+      const known = new Map(rows.map((row) => [row.task_id, row]));
+      rows = result.items.map((row) => (known.has(row.task_id) && same(known.get(row.task_id), row) ? known.get(row.task_id) : row));
+      cursor = result.next;
+      draw(result.sum);
+    },
+  });
+  return { element, load };
+}
+
+/** One choice for people is either states or a verdict for the API. */
+function statusQuery(status) {
+  if (status === "waiting") return { state: "pending,queued,leased" };
+  return status === "running" ? { state: "running" } : { verdict: status };
+}
+
+function same(one, other) {
+  return one.state === other.state && one.verdict === other.verdict && one.attempts === other.attempts && one.worker === other.worker && (one.state !== "running" || one.duration_s === other.duration_s);
+}

@@ -1,0 +1,47 @@
+// One test of one run: where it is and why, and every attempt.
+
+import { get, path } from "../api.js";
+import { attemptView } from "../components/attempt.js";
+import { commandLine, panel, showError } from "../components/panel.js";
+import { h, replace } from "../dom.js";
+import { badge, count, duration } from "../format.js";
+import { refreshing } from "../live.js";
+import { href } from "../place.js";
+
+export function taskPage(runId, taskId) {
+  const body = h("div", { class: "page" });
+  const element = h(
+    "div",
+    { class: "page" },
+    h("div", { class: "page-head" }, h("div", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " / ", h("a", { class: "mono", href: href("runs", runId) }, runId.slice(0, 12))), h("h1", { class: "mono" }, taskId)),
+    body,
+  );
+  let mark = "";
+
+  function show(task) {
+    const next = JSON.stringify(task);
+    if (next === mark) return;
+    mark = next;
+    const facts = [
+      ["State", badge(task.verdict ?? task.state)],
+      ["Why", task.why],
+      ["Needs", task.requirements],
+      ["Expected", task.expected_s === null ? "not known yet" : duration(task.expected_s)],
+      ["Took", task.duration_s === null ? null : duration(task.duration_s)],
+      ["Timeout", task.timeout_s === null ? null : duration(task.timeout_s)],
+      ["Retries", task.retries ? count(task.retries) : null],
+      ["Depends on", task.depends_on.length ? task.depends_on.map((name) => h("div", {}, h("a", { class: "mono", href: href("runs", runId, "tasks", name) }, name))) : null],
+      ["Over time", h("a", { href: href("tests", task.task_id) }, "All executions of this test")],
+    ];
+    replace(
+      body,
+      panel("Where it is", {}, h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
+      panel("Run it alone", {}, commandLine(task.reproduce)),
+      task.attempt_list.length ? [...task.attempt_list].reverse().map((attempt) => panel(`Attempt ${attempt.attempt}`, {}, attemptView(attempt))) : null,
+      task.story.length ? panel("What happened to it", {}, h("pre", {}, task.story.join("\n"))) : null,
+    );
+  }
+
+  const load = refreshing((signal) => get(path("runs", runId, "tasks", taskId), {}, signal), { topics: ["runs"], pause_s: 1, shown: show, failed: (error) => showError(body, error) });
+  return { element, title: taskId, close: load.close };
+}
