@@ -340,14 +340,14 @@ class TaskScheduler:
                 if own is None or rank > (own.priority, own is current):
                     own = queue
         fresh = line.best_fresh()
-        if own is not None and (fresh is None or own.priority >= fresh.priority):
+        best = own if own is not None and (fresh is None or own.priority >= fresh.priority) else fresh
+        if best is own and own is not None and len(line.levels) == 1:
             return own
+        # More urgent work comes first, even if it is in a group that another slot is in.
         active = line.best_active()
-        if active is not None and not _is_worth_dividing(active):
-            active = None
-        if fresh is None or (active is not None and active.priority > fresh.priority):
+        if active is not None and (best is None or active.priority > best.priority) and _is_worth_dividing(active):
             return active
-        return fresh
+        return best
 
     # Groups ----------------------------------------------------------------------------------------------------
 

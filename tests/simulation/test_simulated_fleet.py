@@ -24,6 +24,12 @@ def test_faults_then_healing_then_one_verdict_each(first):
         simulate(seed)
 
 
+@pytest.mark.parametrize("seed", [20087, 20279, 20440, 20768])
+def test_seeds_that_once_failed(seed):
+    """Tasks proposed behind a suspect, or less urgent than one in another slot's group, were given out wrongly."""
+    simulate(seed)
+
+
 def test_the_seeds_strike_every_fault_and_reach_every_verdict():
     struck, verdicts, superseded = set(), set(), 0
     for seed in range(60):

@@ -179,10 +179,15 @@ class Dispatch:
         room_s, room_tasks = prefetch_s - slot.queued_s, int(tasks_max)
         if worker.is_on_probation:
             room_s, room_tasks = 0.0, 1
-        choice = cluster.scheduling.choose(slot, room_s, room_tasks - len(slot.leases), cluster.now)
-        if choice.hold is not None and not choice.hold.requirements.alone:
-            worker.holding = slot
-        granted = self._grant(slot, choice.tasks)
+        while True:
+            refused = len(self._put_back)
+            choice = cluster.scheduling.choose(slot, room_s, room_tasks - len(slot.leases), cluster.now)
+            if choice.hold is not None and not choice.hold.requirements.alone:
+                worker.holding = slot
+            granted = self._grant(slot, choice.tasks)
+            # What was refused is out of the queues for now: behind it may be what the slot can have.
+            if granted or len(self._put_back) == refused:
+                break
         if granted:
             self._refused.discard(slot)
         else:
@@ -198,7 +203,7 @@ class Dispatch:
     def _grant(self, slot: Slot, tasks: Sequence[Task]) -> bool:
         granted = False
         accepted: TaskClass | None = None
-        for task in tasks:
+        for position, task in enumerate(tasks, 1):
             if task.state is not TaskState.QUEUED:
                 continue
             if task.task_class is not accepted or task.is_suspect:
@@ -208,6 +213,11 @@ class Dispatch:
                 accepted = None if task.task_class.reserves or task.is_suspect else task.task_class
             self._attempts.grant(slot, task)
             granted = True
+            if task.is_suspect:
+                # Nothing may follow it in its slot: others may have the rest at once.
+                rest = [other for other in tasks[position:] if other.state is TaskState.QUEUED]
+                self._cluster.scheduling.add_tasks(rest, self._cluster.now)
+                break
         return granted
 
     def may_have(self, slot: Slot, task: Task) -> bool:
