@@ -78,6 +78,55 @@ def test_a_task_that_kills_its_worker_before_anybody_can_say_so_is_quarantined_t
     assert cluster.verdicts() == {"bad": Verdict.QUARANTINED}
 
 
+def before_bad(cluster, name):
+    """The tasks in the same slot that are done before it."""
+    queues = [[live.task.task_id for live in slot.leases.values()] for slot in worker(cluster, name).slots]
+    queue = next(queue for queue in queues if "bad" in queue)
+    return queue[: queue.index("bad")]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("unseen", [1, 2, 3])
+def test_a_task_that_kills_three_workers_unseen_behind_innocents_is_quarantined(cluster, slots, unseen):
+    """The results of those before it die with the worker as often as can be; each of them counts as next, once."""
+    cluster.join("w0", slots)
+    cluster.submit(*(task(f"good{number}", expected_s=0.001) for number in range(8 * slots)), task("bad"), ready=False)
+    for number in range(3):
+        cluster.ready(f"w{number}")
+        while "bad" not in leased(cluster):
+            cluster.finish(leased(cluster)[0])
+        if number >= unseen:
+            for name in before_bad(cluster, f"w{number}"):
+                cluster.finish(name)
+        cluster.join(f"w{number + 1}", slots)
+        cluster.disconnect(f"w{number}", dead=True)
+    assert cluster.verdicts()["bad"] is Verdict.QUARANTINED
+    cluster.ready("w3")
+    while cluster.state.cluster.runs:
+        cluster.finish(leased(cluster)[0])
+    assert {name for name, verdict in cluster.verdicts().items() if verdict is not Verdict.PASSED} == {"bad"}
+
+
+def test_who_only_waited_on_lost_workers_is_never_quarantined_for_that():
+    cluster = ScriptedCluster(Limits(attempts_lost_max=2))
+    cluster.join("w0")
+    cluster.submit(*(task(f"t{number}", expected_s=0.001) for number in range(20)), ready=False)
+    for number in range(2):
+        cluster.ready(f"w{number}")
+        if len(leased(cluster)) == 1:
+            # The one that was next on the first worker.
+            cluster.finish(*leased(cluster))
+        assert len(leased(cluster)) > 2
+        cluster.join(f"w{number + 1}")
+        cluster.disconnect(f"w{number}", dead=True)
+    only_waited = [task.task_id for task in cluster.state.cluster.runs[RUN].tasks.values() if task.doubts == 2]
+    assert only_waited
+    cluster.ready("w2")
+    while cluster.state.cluster.runs:
+        cluster.finish(leased(cluster)[0])
+    assert {cluster.verdicts()[name] for name in only_waited} == {Verdict.PASSED}
+
+
 def test_suspects_are_tried_one_at_a_time_with_nothing_else_in_their_slot(cluster):
     """Of four that were next on a worker that died, one is the cause: the other three are soon cleared."""
     names = ["bad", "b", "c", "d"]

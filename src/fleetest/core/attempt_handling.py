@@ -331,14 +331,18 @@ class AttemptHandling:
     def lose(self, leases: Iterable[LiveLease], reason: str, *, with_worker: bool = True) -> None:
         """These leases are gone, ``with_worker`` or on the way to it: what ran becomes another attempt.
 
-        The rest costs nothing. But a test may kill its worker faster than anybody can say that it started.
+        The rest costs nothing. But a test may kill its worker faster than anybody can say that it started, or that
+        those before it have ended. What waited is therefore remembered, and counts once a loss is certainly the test's.
         """
         again = []
         leases = list(leases)
         heads = {slot.head() for slot in {live.slot: None for live in leases}} if with_worker else set()
         for live in leases:
-            if not live.is_started and live in heads:
-                live.task.near_losses += 1
+            if not live.is_started and with_worker:
+                if live in heads:
+                    live.task.near_losses += 1
+                else:
+                    live.task.doubts += 1
             if self._void_one(live, reason):
                 again.append(live.task)
         self._tasks.queue(again, reason)
@@ -394,7 +398,9 @@ class AttemptHandling:
 
     def quarantined(self, task: Task, reason: str) -> bool:
         """End the task if it was lost so often that it must be the cause."""
-        count = task.losses + task.near_losses
+        certain = task.losses + task.near_losses
+        # Doubts alone convict nobody.
+        count = certain + task.doubts if certain else 0
         if count < self._cluster.limits.attempts_lost_max:
             return False
         self._supersede(task, None, f"the task was lost {count} times")

@@ -22,6 +22,8 @@ from fleetest.core.model import (
     WorkerId,
 )
 
+_DOUBTS_MAX = 2
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Durations:
@@ -215,6 +217,8 @@ class Task:
     losses: int = 0
     near_losses: int = 0
     """Times it was next on a worker that was lost: it may have been the cause, unseen."""
+    doubts: int = 0
+    """Times it waited behind that: what was before it may have ended, and its result been lost with the worker."""
     infrastructure_failures: int = 0
     moves: int = 0
     """Times its lease was asked back for the sake of balance."""
@@ -244,8 +248,11 @@ class Task:
 
     @property
     def is_suspect(self) -> bool:
-        """A worker was lost with it: it gets a slot to itself, one such task at a time on a worker."""
-        return bool(self.losses or self.near_losses)
+        """A worker was lost with it: it gets a slot to itself, one such task at a time on a worker.
+
+        So that the next loss is certainly its own. To have waited on a lost worker once is common; twice is not.
+        """
+        return bool(self.losses or self.near_losses or self.doubts >= _DOUBTS_MAX)
 
     @property
     def task_id(self) -> TaskId:

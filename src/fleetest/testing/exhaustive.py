@@ -214,8 +214,8 @@ class _World:
         cluster = self.state.cluster
         run = cluster.runs.get(RUN)
         tasks = () if run is None else tuple(
-            (task.state, task.attempts, task.retries_used, task.losses, task.near_losses, task.moves,
-             frozenset(task.avoid or ()), tuple((str(live.slot), live.is_started, live.is_revoked,
+            (task.state, task.attempts, task.retries_used, task.losses, task.near_losses, task.doubts,
+             task.moves, frozenset(task.avoid or ()), tuple((str(live.slot), live.is_started, live.is_revoked,
              bool(live.kill_reason)) for live in task.live_leases))
             for task in run.tasks.values()
         )  # fmt: skip
