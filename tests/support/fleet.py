@@ -205,6 +205,8 @@ class Fleet:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
         command = [sys.executable, "-m", "fleetest", "worker", "--coordinator", self.url, "--name", name]
         command += ["--token-file", str(token_file or self.token_file(Role.WORKER)), "--slots", str(slots), *options]
+        # A worker that is killed leaves its scratch files: in here they go with the rest.
+        command += ["--scratch", str(self.directory / f"scratch{len(self._started)}")]
         with self._log_file.open("ab") as log:
             process = subprocess.Popen(
                 command,
