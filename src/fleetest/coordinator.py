@@ -96,6 +96,7 @@ class Coordinator:
             commands.PublishStarted: lambda c: self._runs[c.run_id].publish_started(c),
             commands.PrepareRun: lambda c: self.tell_worker(c.worker_id, self._runs[c.run_id].prepare(c)),
             commands.DisconnectWorker: self._disconnect_worker,
+            commands.ReportStrayResults: lambda c: None,  # For those who look on.
             commands.PublishNotice: lambda c: self._runs[c.run_id].publish_notice(c.text),
             commands.RunFinished: self._run_finished,
             commands.RaiseAlert: self._raise_alert,

@@ -334,7 +334,8 @@ def test_a_result_of_another_workers_lease_is_nothing(cluster):
     cluster.join("w2")
     cluster.submit(task("a"))
     other = {"w1": "w2", "w2": "w1"}[cluster.worker_of("a")]
-    assert not cluster.report(cluster.leases["a"], other)
+    lease = cluster.leases["a"]
+    assert cluster.report(lease, other) == [commands.ReportStrayResults(WorkerId(other), [lease.lease_id])]
     assert cluster.verdicts() == {}
 
 

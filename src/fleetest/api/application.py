@@ -82,6 +82,8 @@ class Api:
         self._page = ""
         if submissions is not None:
             fleet.observe(self._keep_submission)
+        if audit is not None:
+            fleet.observe(self._audit_stray_results)
 
     def routes(self) -> Sequence[Route]:
         """Everything the API answers."""
@@ -132,6 +134,28 @@ class Api:
 
     async def _show_page(self, call: Call) -> web.Response:
         return web.Response(text=self._page, content_type="text/html")
+
+    def _audit_stray_results(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
+        if type(event) is not events.AttemptsFinished:
+            return
+        for command in commanded:
+            if type(command) is commands.ReportStrayResults:
+                self._audit_stray(command)
+
+    def _audit_stray(self, command: commands.ReportStrayResults) -> None:
+        """A lease that is over is told once in a while by honest workers too, after a broken link."""
+        audit, peer = self.context.audit, self.context.fleet.worker_facts.get(command.worker_id)
+        assert audit is not None
+        shown = ", ".join(str(lease_id)[:50] for lease_id in command.lease_ids[:5])
+        audit.write(
+            None,
+            peer.address if peer is not None else "",
+            "stale results",
+            str(command.worker_id),
+            409,
+            f"{len(command.lease_ids)} under leases it does not hold: {shown}",
+            limit_by=f"worker {command.worker_id}",
+        )
 
     def _keep_submission(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
         if type(event) is not events.RunSubmitted:

@@ -118,7 +118,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
     shell = Coordinator(state, history=history)
     if settings.alert_webhook:
         shell.observe(webhooks.observe)
-    api = Api(shell, history=history, credentials=credentials, data_directory=settings.data)
+    api = Api(shell, history=history, credentials=credentials, data_directory=settings.data, audit=audit)
     server = NetworkServer(
         credentials=credentials,
         serve_worker=shell.serve_worker,

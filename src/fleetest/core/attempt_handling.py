@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from fleetest.core import events
 from fleetest.core.cluster import LONGEST_S, Cluster, VoidedLease
-from fleetest.core.commands import KillLeases, TaskOutcome
+from fleetest.core.commands import KillLeases, ReportStrayResults, TaskOutcome
 from fleetest.core.entities import LiveLease, Slot, Task, Worker
 from fleetest.core.gang_attempts import GangAttempts
 from fleetest.core.lifecycle import TaskState, change_task
@@ -130,15 +130,19 @@ class AttemptHandling:
 
     def finished(self, event: events.AttemptsFinished) -> None:
         slots: dict[Slot, None] = {}
+        stray: list[LeaseId] = []
         for result in event.results:
             live = self._live(result.lease_id, event.worker_id)
             if live is None:
-                self._superseded(event.worker_id, result)
+                if not self._superseded(event.worker_id, result):
+                    stray.append(result.lease_id)
                 continue
             slots[live.slot] = None
             self._finish(live, result)
         for slot in slots:
             self._predict_again(slot)
+        if stray:
+            self._cluster.outbox.add(ReportStrayResults(event.worker_id, stray))
 
     def _finish(self, live: LiveLease, result: AttemptResult) -> None:
         task, verdict = live.task, result.verdict
@@ -231,11 +235,11 @@ class AttemptHandling:
             run_id, live.task.task_id, live.lease.attempt, worker_id, live.slot.index, unsaid
         )
 
-    def _superseded(self, worker_id: WorkerId, result: AttemptResult) -> None:
-        """Evidence of an attempt whose lease is over; the same result twice is nothing at all."""
+    def _superseded(self, worker_id: WorkerId, result: AttemptResult) -> bool:
+        """Evidence of an attempt whose lease is over. False if it is none: said before, or by another worker."""
         voided = self._cluster.voided.get(result.lease_id)
         if voided is None or voided.worker_id != worker_id:
-            return
+            return False
         del self._cluster.voided[result.lease_id]
         outcome = TaskOutcome(
             voided.task_id,
@@ -249,6 +253,7 @@ class AttemptHandling:
             is_superseded=True,
         )
         self._cluster.outbox.outcome(voided.run_id, outcome)
+        return True
 
     def close_record(self, voided: VoidedLease) -> None:
         """The run ends before anything was heard of this attempt: say that it was made."""

@@ -121,6 +121,14 @@ class PublishOutcomes:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportStrayResults:
+    """A worker told results under leases that are not its own, are no more, or were answered: they changed nothing."""
+
+    worker_id: WorkerId
+    lease_ids: Sequence[LeaseId]
+
+
+@dataclass(frozen=True, slots=True)
 class PublishNotice:
     """One line for whoever waits for the run, to be read now."""
 
@@ -164,6 +172,7 @@ Command: TypeAlias = (
     | DisconnectWorker
     | PublishStarted
     | PublishOutcomes
+    | ReportStrayResults
     | PublishNotice
     | RunFinished
     | RaiseAlert

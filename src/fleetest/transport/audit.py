@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,28 +18,99 @@ from fleetest.transport.identity import Identity
 AUDIT_NAME = "audit.jsonl"
 FILE_BYTES_MAX = 64 * 1024 * 1024
 FILES_KEPT = 5
+LIMITED_LINES_MAX = 50
+LIMITED_WINDOW_S = 60.0
+"""Of what is limited: so many lines within this time; the rest is counted and told in one line."""
+SOURCES_MAX = 1000
+STRANGERS = "strangers"
+"""What all who have shown no token are limited by, together: addresses are cheap."""
 _TEXT_CHARS_MAX = 500
 _log = logging.getLogger("fleetest.audit")
 
 
 class AuditSink(Protocol):
     def write(
-        self, identity: Identity | None, address: str, action: str, target: str, status: int, detail: str = ""
+        self,
+        identity: Identity | None,
+        address: str,
+        action: str,
+        target: str,
+        status: int,
+        detail: str = "",
+        *,
+        limit_by: str = "",
     ) -> None:
-        """One line. ``status`` as in HTTP."""
+        """One line. ``status`` as in HTTP. ``limit_by``: whose lines of this kind are counted and limited together."""
+
+
+@dataclass(slots=True)
+class _Source:
+    since: float
+    lines: int = 0
+    left_out: int = 0
 
 
 class AuditLog:
-    """JSON lines in a file that only its owner can read; a full one is put aside with a number."""
+    """JSON lines in a file that only its owner can read; a full one is put aside with a number.
 
-    def __init__(self, path: Path) -> None:
+    ``clock`` is monotonic, for what is limited.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
+        self._sources: dict[str, _Source] = {}
+        """By what they are limited by, the oldest first."""
         self._descriptor = -1
         self._size_bytes = 0
         self._open()
 
     def write(
-        self, identity: Identity | None, address: str, action: str, target: str, status: int, detail: str = ""
+        self,
+        identity: Identity | None,
+        address: str,
+        action: str,
+        target: str,
+        status: int,
+        detail: str = "",
+        *,
+        limit_by: str = "",
+    ) -> None:
+        self._end_windows(self._clock())
+        if limit_by and not self._may_write(limit_by):
+            return
+        self._write(identity, address, action, target, status, detail)
+
+    def close(self) -> None:
+        """Says what was left out, then ends."""
+        if self._descriptor >= 0:
+            self._end_windows(float("inf"))
+        self._close_file()
+
+    def _may_write(self, limit_by: str) -> bool:
+        while len(self._sources) >= SOURCES_MAX and limit_by not in self._sources:
+            self._end_window(next(iter(self._sources)))
+        source = self._sources.setdefault(limit_by, _Source(self._clock()))
+        if source.lines >= LIMITED_LINES_MAX:
+            source.left_out += 1
+            return False
+        source.lines += 1
+        return True
+
+    def _end_windows(self, now: float) -> None:
+        while self._sources:
+            name, source = next(iter(self._sources.items()))
+            if source.since + LIMITED_WINDOW_S > now:
+                return
+            self._end_window(name)
+
+    def _end_window(self, name: str) -> None:
+        left_out = self._sources.pop(name).left_out
+        if left_out:
+            self._write(None, "", "left out", name, 429, f"{left_out} more lines like those before")
+
+    def _write(
+        self, identity: Identity | None, address: str, action: str, target: str, status: int, detail: str
     ) -> None:
         line = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -58,7 +131,7 @@ class AuditLog:
         except OSError as error:
             _log.error("cannot write to the audit log %s: %s", self._path, error.strerror)
 
-    def close(self) -> None:
+    def _close_file(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -72,7 +145,7 @@ class AuditLog:
         self._size_bytes = os.fstat(self._descriptor).st_size
 
     def _put_aside(self) -> None:
-        self.close()
+        self._close_file()
         for number in range(FILES_KEPT - 1, 0, -1):
             older = self._path.with_name(f"{AUDIT_NAME}.{number}")
             if older.exists():

@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from fleetest.errors import ExitStatus, UserError
-from fleetest.transport.audit import AuditSink
+from fleetest.transport.audit import STRANGERS, AuditSink
 from fleetest.transport.browser_sessions import BrowserSessions
 from fleetest.transport.gate import CHALLENGE, SAFE_METHODS, Gate, Pass, check_unsafe
 from fleetest.transport.identity import Credentials, Identity, Role
@@ -44,7 +44,9 @@ ServeLink = Callable[[Link[Any, Any]], Awaitable[None]]
 _log = logging.getLogger("fleetest.transport")
 
 STRANGERS_MAX = 64
-"""Connections that have not shown a token yet; further ones are closed at once."""
+"""Connections that have not shown a token yet; for each further one the oldest is closed.
+
+Who has a token shows it at once, so that it is never the oldest for long: strangers cannot keep it out."""
 CREDENTIALS_CHECK_S = 1.0
 """How often revoked tokens are looked for; what they had opened is closed then."""
 CLOSED_REVOKED = 1008
@@ -131,15 +133,21 @@ class _GuardedServer(web.Server):
             "lingering_time": 1.0,
         }
         self._handshake_timeout_s = handshake_timeout_s
-        self._strangers: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
+        self._strangers: dict[asyncio.BaseProtocol, tuple[asyncio.TimerHandle, asyncio.Transport]] = {}
+        """The oldest first."""
 
     def __call__(self) -> RequestHandler:
         return _Handler(self, loop=asyncio.get_running_loop(), **self._settings)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        delay_s = self._handshake_timeout_s if len(self._strangers) < STRANGERS_MAX else 0.0
-        self._strangers[handler] = asyncio.get_running_loop().call_later(delay_s, transport.abort)
+        while len(self._strangers) >= STRANGERS_MAX:
+            oldest = next(iter(self._strangers))
+            timer, waiting = self._strangers.pop(oldest)
+            timer.cancel()
+            waiting.abort()
+        timer = asyncio.get_running_loop().call_later(self._handshake_timeout_s, transport.abort)
+        self._strangers[handler] = timer, transport
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         self.trust(handler)
@@ -147,9 +155,9 @@ class _GuardedServer(web.Server):
 
     def trust(self, handler: asyncio.BaseProtocol) -> None:
         """It has shown a token (or is gone)."""
-        timer = self._strangers.pop(handler, None)
-        if timer is not None:
-            timer.cancel()
+        known = self._strangers.pop(handler, None)
+        if known is not None:
+            known[0].cancel()
 
 
 class NetworkServer:
@@ -315,7 +323,11 @@ class NetworkServer:
         if self._audit is None or status == 429:
             return
         if request.method not in SAFE_METHODS or status == 403 or code == "wrong_token":
-            self._audit.write(identity, request.remote or "", request.method, request.path, status, code)
+            # What is refused is cheap to ask for: nobody may push out the lines about others with it.
+            limit_by = "" if status < 400 else identity.token_id if identity is not None else STRANGERS
+            self._audit.write(
+                identity, request.remote or "", request.method, request.path, status, code, limit_by=limit_by
+            )
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> UserError:

@@ -123,9 +123,9 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
         state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor(), limits=limits)
         recorder = HistoryRecorder(data / "history.duckdb", keep_open=True) if history else None
         shell = Coordinator(state, history=recorder)
-        api = Api(shell, history=recorder, credentials=credentials, data_directory=data)
-        site = DashboardServer(api)
         audit = AuditLog(data / AUDIT_NAME)
+        api = Api(shell, history=recorder, credentials=credentials, data_directory=data, audit=audit)
+        site = DashboardServer(api)
         network = NetworkServer(
             credentials=credentials,
             serve_worker=shell.serve_worker,
