@@ -5,10 +5,10 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from aiohttp import hdrs, web
 
-from fleetest.api.application import Api
 from fleetest.api.http import Dispatcher, raw_path
 from fleetest.api.route import Call, Public, Route, RouteTable
 from fleetest.transport.gate import Pass
@@ -20,10 +20,24 @@ STATIC = Path(__file__).with_name("static")
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 
 
-class DashboardServer:
-    """The site of a coordinator's port; see ``transport.server.Site``."""
+class HasRoutes(Protocol):
+    def routes(self) -> Sequence[Route]: ...
 
-    def __init__(self, api: Api) -> None:
+
+class Elsewhere(Protocol):
+    """What answers in place of an API of our own."""
+
+    def takes(self, raw_path: str) -> bool: ...
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Raises Problem."""
+
+
+class DashboardServer:
+    """The site of a coordinator's port, see ``transport.server.Site``; or of a dashboard alone, with ``elsewhere``."""
+
+    def __init__(self, api: HasRoutes, elsewhere: Elsewhere | None = None) -> None:
+        self._elsewhere = elsewhere
         self._files = {path.relative_to(STATIC).as_posix(): path.read_bytes() for path in sorted(STATIC.rglob("*.*"))}
         self._table = RouteTable([*api.routes(), *self._routes()])
         self._dispatcher = Dispatcher(self._table)
@@ -36,6 +50,9 @@ class DashboardServer:
         return self._table.is_public(raw_path(request))
 
     async def answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
+        path = raw_path(request)
+        if self._elsewhere is not None and not self._table.is_exact(path) and self._elsewhere.takes(path):
+            return await self._elsewhere.answer(request)
         return await self._dispatcher.answer(request, passed)
 
     def challenge(self, request: web.BaseRequest) -> web.Response:

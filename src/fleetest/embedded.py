@@ -7,7 +7,7 @@ import math
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,14 @@ def open_fleet(
     prestarted: PrestartedTemplate | None = None,
     balancing: str | None = None,
     scheduler: str | None = None,
+    dashboard_port: int | None = None,
 ) -> Fleet:
     """Connect to ``target``: ``auto``, a number of embedded runners, or ``ws://`` / ``wss://`` of a coordinator.
 
     ``root_directory`` holds ``.fleetest`` (scratch files; the history unless ``history`` is elsewhere or None).
     ``balancing`` and ``scheduler`` name the policies of an embedded fleet; a coordinator has its own.
+    ``dashboard_port`` (0: any) serves the dashboard of an embedded fleet while it is open; at a coordinator, 0 asks for
+    a link to its own. The fleet's ``announcements`` have the link.
     Raises UserError (unreachable, refused, unreadable token, not a target, unknown policy).
     """
     if "://" in target:
@@ -46,22 +49,35 @@ def open_fleet(
             raise UserError("--fleet-balancing is for embedded runners: a coordinator is started with --balancing")
         if scheduler is not None:
             raise UserError("--fleet-scheduler is for embedded runners: a coordinator is started with --scheduler")
-        return _open_remote(target, token_file, data_directory, tls_ca)
+        if dashboard_port:
+            raise UserError("a port for the dashboard is for embedded runners: a coordinator serves it on its own port")
+        return _open_remote(target, token_file, data_directory, tls_ca, has_dashboard=dashboard_port is not None)
     slots = embedded_slots(target)
+    announcements: list[str] = []
 
     @asynccontextmanager
     async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:
         async with _embedded_fleet(
-            slots, root_directory, history, python, prestarted, (balancing, scheduler), notices
+            slots,
+            root_directory,
+            history,
+            python,
+            prestarted,
+            (balancing, scheduler),
+            notices,
+            dashboard_port,
+            announcements,
         ) as link:
             yield link
 
-    fleet = BackgroundFleet(open_link)
+    fleet = BackgroundFleet(open_link, announcements)
     fleet.wait_connected()
     return fleet
 
 
-def _open_remote(url: str, token_file: Path | None, data_directory: Path | None, tls_ca: Path | None) -> Fleet:
+def _open_remote(
+    url: str, token_file: Path | None, data_directory: Path | None, tls_ca: Path | None, *, has_dashboard: bool
+) -> Fleet:
     from fleetest.config import find_token
     from fleetest.transport.identity import Role
     from fleetest.transport.websocket import check_url, connect_client
@@ -77,8 +93,21 @@ def _open_remote(url: str, token_file: Path | None, data_directory: Path | None,
         finally:
             await link.close()
 
-    fleet = BackgroundFleet(open_link)
+    announcements: list[str] = []
+    fleet = BackgroundFleet(open_link, announcements)
     fleet.wait_connected()
+    if has_dashboard:
+        from fleetest.operator.api_client import ApiClient
+        from fleetest.operator.dashboard_link import ask_for_link
+
+        client = ApiClient(url, token, tls_ca)
+        try:
+            announcements.append(f"dashboard: {ask_for_link(client)}")
+        except UserError:
+            fleet.close()
+            raise
+        finally:
+            client.close()
     return fleet
 
 
@@ -91,6 +120,8 @@ async def _embedded_fleet(
     prestarted: PrestartedTemplate | None,
     policies: tuple[str | None, str | None],
     notices: list[str],
+    dashboard_port: int | None,
+    announcements: list[str],
 ) -> AsyncIterator[ClientLink]:
     from fleetest.coordinator import Coordinator
     from fleetest.core.model import Limits
@@ -103,21 +134,30 @@ async def _embedded_fleet(
     # One process, one clock: the worker cannot be silent while the coordinator is not.
     limits = Limits(heartbeat_interval_s=math.inf, workers_may_join=False)
     state = make_cluster_state(plugin_manager(), limits, epoch=1, balancing=policies[0], scheduler=policies[1])
-    history = HistoryRecorder(history_path) if history_path is not None else None
+    # The dashboard asks the history while the run goes on. Others then leave their records in their spools meanwhile.
+    keep_open = dashboard_port is not None
+    history = HistoryRecorder(history_path, keep_open=keep_open) if history_path is not None else None
     coordinator = Coordinator(state, history=history)
     settings = WorkerSettings(name=socket.gethostname() or "localhost", slots=slots, python=python, is_embedded=True)
     worker = Worker(settings, capabilities=detect_cheaply(), adopt=prestarted)
     worker_end, coordinator_end_of_worker = memory_link_pair()
     client_end, coordinator_end_of_client = memory_link_pair()
-    serving = [
-        asyncio.ensure_future(_watched(part, coordinator_end_of_client))
-        for part in (
-            coordinator.serve_worker(coordinator_end_of_worker),
-            coordinator.serve_client(coordinator_end_of_client),
-            worker.serve(worker_end),
-        )
-    ]
+    serving: list[asyncio.Future[None]] = []
+    around = AsyncExitStack()
     try:
+        if dashboard_port is not None:
+            from fleetest.dashboard_of_run import serve_dashboard
+
+            served = serve_dashboard(coordinator, history, dashboard_port)
+            announcements.append(await around.enter_async_context(served))
+        serving += [
+            asyncio.ensure_future(_watched(part, coordinator_end_of_client))
+            for part in (
+                coordinator.serve_worker(coordinator_end_of_worker),
+                coordinator.serve_client(coordinator_end_of_client),
+                worker.serve(worker_end),
+            )
+        ]
         yield client_end
     finally:
         await worker.close()
@@ -127,6 +167,11 @@ async def _embedded_fleet(
             # What broke has been told: here everything else is still to be closed.
             with suppress(asyncio.CancelledError, Exception):
                 await task
+        with suppress(Exception):
+            await around.aclose()
+        if dashboard_port is not None and announcements:
+            hint = " (what was recorded: fleetest history)" if history is not None else ""
+            announcements.append(f"the dashboard is closed with the run: its link is dead{hint}")
         if prestarted is not None and prestarted.start is not None:
             shutil.rmtree(prestarted.start["scratch"], ignore_errors=True)
         if history is not None:

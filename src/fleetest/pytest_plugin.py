@@ -79,6 +79,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="TIME",
         help="How long tests that no known worker can run wait for one: 300 (default), 5m, 0, forever",
     )
+    group.addoption(
+        "--fleet-dashboard",
+        metavar="PORT",
+        nargs="?",
+        const="0",
+        help="Serve the dashboard of embedded runners on loopback while they run, and print a link to it; before a test"
+        " path write --fleet-dashboard=0 (any port). With a coordinator: print a link to its own",
+    )
     parser.addini("fleet", "Default of --fleet")
     parser.addini("fleet_start_method", "Default of --fleet-start-method")
     parser.addini("fleet_python", "Default of --fleet-python")
@@ -145,6 +153,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             prestarted=prestarted,
             balancing=options.balancing,
             scheduler=options.scheduler,
+            dashboard_port=options.dashboard_port,
         )
     except UserError as error:
         if prestarted is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleetest.client.pytest_options import embedded_slots, strip_own_options
+from fleetest.client.pytest_options import embedded_slots, read_port, strip_own_options
 from fleetest.errors import UserError
 
 
@@ -19,6 +19,10 @@ from fleetest.errors import UserError
         ),
         (["tests", "--", "--fleet", "odd-name"], ("tests", "--", "--fleet", "odd-name")),
         (["--fleet-no-hedge", "tests"], ("tests",)),
+        (["--fleet-dashboard", "-x", "tests"], ("-x", "tests")),
+        (["--fleet-dashboard", "8080", "tests"], ("tests",)),
+        (["--fleet-dashboard=8080", "80"], ("80",)),
+        (["tests", "--fleet-dashboard"], ("tests",)),
         ([], ()),
         (["--fleetwood"], ("--fleetwood",)),
     ],
@@ -36,3 +40,15 @@ def test_a_target_that_is_none_is_refused_with_the_choices(target: str) -> None:
 def test_auto_means_at_least_one_runner() -> None:
     assert embedded_slots("auto") >= 1
     assert embedded_slots("7") == 7
+
+
+def test_a_port_of_the_dashboard() -> None:
+    assert read_port("--fleet-dashboard", None) is None
+    assert read_port("--fleet-dashboard", "0") == 0
+    assert read_port("--fleet-dashboard", "65535") == 65535
+
+
+@pytest.mark.parametrize("text", ["65536", "-1", "tests/unit", "", "\u0664\u0662"])
+def test_what_is_no_port_is_refused_with_the_way_out(text: str) -> None:
+    with pytest.raises(UserError, match=r"--fleet-dashboard=0 \(any port\)"):
+        read_port("--fleet-dashboard", text)

@@ -129,6 +129,10 @@ class RouteTable:
         allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         raise Problem(405, "method_not_allowed", f"this is answered to {allowed} only", {"Allow": allowed})
 
+    def is_exact(self, raw_path: str) -> bool:
+        """Whether a route has just this path."""
+        return raw_path in self._exact
+
     def is_public(self, raw_path: str) -> bool:
         """Whether some method of this path needs no token; any other is refused afterwards."""
         return any(route.role is Public.PUBLIC for route in self._exact.get(raw_path, ()))

@@ -32,6 +32,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("ask", "Output and tracebacks of a test."),
         "alerts": ("ask", "What is wrong with the fleet, and what was."),
         "top": ("top", "The fleet live: workers, queue, running tests by age."),
+        "dashboard": ("dashboard", "A link to the dashboard, or the dashboard on this machine."),
         "export": ("export", "One run as JUnit, JSON, CSV or HTML."),
     },
     "Steer it": {

@@ -17,15 +17,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path, readable=False)
 
 
+def finds_coordinator(function: F) -> F:
+    """Adds the options that say where a coordinator is and how to be let in."""
+    for option in (
+        click.option("--tls-ca", type=_PATH, metavar="FILE", help="Certificate authority to trust (PEM)."),
+        click.option("--data", type=_PATH, metavar="DIR", help="Its data directory, if it is on this machine."),
+        click.option("--token-file", type=_PATH, metavar="FILE", help="A token of it  [default: $FLEETEST_TOKEN_FILE]"),
+        click.option(
+            "--coordinator",
+            metavar="URL",
+            help="Its address  [default: $FLEETEST_COORDINATOR, else ws://127.0.0.1:8765]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def asks(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """For a command whose first argument is an ApiClient: adds the options that find one, and closes it."""
 
-    @click.option(
-        "--coordinator", metavar="URL", help="Its address  [default: $FLEETEST_COORDINATOR, else ws://127.0.0.1:8765]"
-    )
-    @click.option("--token-file", type=_PATH, metavar="FILE", help="A token of it  [default: $FLEETEST_TOKEN_FILE]")
-    @click.option("--data", type=_PATH, metavar="DIR", help="Its data directory, if it is on this machine.")
-    @click.option("--tls-ca", type=_PATH, metavar="FILE", help="Certificate authority to trust (PEM).")
+    @finds_coordinator
     @functools.wraps(function)
     def command(
         *, coordinator: str | None, token_file: Path | None, data: Path | None, tls_ca: Path | None, **options: Any

@@ -134,7 +134,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
         name = f"[{address}]" if ":" in address else address
         url = f"{'wss' if tls is not None else 'ws'}://{name}:{port}"
         click.echo(f"listening on {url} (token: {settings.data / TOKEN_NAME})")
-        await _until_stopped(shell.failed)
+        await until_stopped(shell.failed)
     finally:
         api.context.is_draining = True
         await shell.close()
@@ -165,7 +165,9 @@ def _webhooks(settings: CoordinatorSettings) -> Webhooks:
     return Webhooks(urls, secret)
 
 
-async def _until_stopped(failed: asyncio.Event) -> None:
+async def until_stopped(failed: asyncio.Event | None = None) -> None:
+    """Until SIGTERM, Ctrl-C, or ``failed``."""
+    failed = failed or asyncio.Event()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,6 +21,7 @@ _PLUGIN_OPTIONS = {
     "--tls-ca": "--fleet-tls-ca",
     "--history": "--fleet-history",
     "--python": "--fleet-python",
+    "--dashboard": "--fleet-dashboard",
 }
 
 
@@ -36,7 +37,9 @@ def plugin_arguments(arguments: Sequence[str]) -> list[str]:
             return [*joined, word, *words]
         name, equals, value = word.partition("=")
         name = _PLUGIN_OPTIONS.get(name, name)
-        if name in _PLUGIN_OPTIONS.values() and not equals:
+        if name == "--fleet-dashboard" and not equals:
+            value = "0"
+        elif name in _PLUGIN_OPTIONS.values() and not equals:
             value = next(words, "")
         joined.append(f"{name}={value}" if name in _PLUGIN_OPTIONS.values() else word)
     return joined

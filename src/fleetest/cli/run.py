@@ -20,6 +20,8 @@ class RunCommand(click.Command):
     """Parses its own options only for a suite file: everything else is pytest's, untouched and in order."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Its value is optional and always in the same word: what follows is another argument.
+        args = ["--dashboard=0" if arg == "--dashboard" else arg for arg in args]
         if args[:1] != ["--help"] and suite_argument(args) is None:
             args = ["--", *args]
         return super().parse_args(ctx, args)
@@ -102,6 +104,11 @@ def suite_argument(args: Sequence[str]) -> str | None:
 @click.option(
     "--tls-ca", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Authority to trust for wss://."
 )
+@click.option(
+    "--dashboard",
+    metavar="[=PORT]",
+    help="Serve the dashboard on loopback while it runs and print a link; with a coordinator, a link to its own.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of the live view.")
 def run(
     arguments: tuple[str, ...],
@@ -117,6 +124,7 @@ def run(
     token_file: Path | None,
     data: Path | None,
     tls_ca: Path | None,
+    dashboard: str | None,
     quiet: bool,
 ) -> int:
     if suite_argument(arguments) is None:
@@ -141,6 +149,7 @@ def run(
         token_file=token_file,
         data_directory=data,
         tls_ca=tls_ca,
+        dashboard=dashboard,
         is_quiet=quiet,
     )
 
@@ -159,11 +168,13 @@ def _run_suite_file(
     token_file: Path | None,
     data_directory: Path | None,
     tls_ca: Path | None,
+    dashboard: str | None,
     is_quiet: bool,
 ) -> int:
     import time
 
     from fleetest.client.junit import check_junit_path
+    from fleetest.client.pytest_options import read_port
     from fleetest.client.run_progress import RunProgress
     from fleetest.client.suite_file import load_suite
     from fleetest.client.suite_report import SuiteReport
@@ -194,13 +205,17 @@ def _run_suite_file(
         token_file=token_file,
         data_directory=data_directory,
         tls_ca=tls_ca,
+        dashboard_port=read_port("--dashboard", dashboard),
     )
+    opened = len(fleet.announcements)
     notices: list[str] = []
     try:
+        for text in fleet.announcements:
+            report.say(text)
         status = SuiteRun(suite, options, fleet, report, progress).execute()
     finally:
         notices = fleet.close()
-        for notice in notices:
+        for notice in [*fleet.announcements[opened:], *notices]:
             report.say(notice)
     if junit_file is not None:
         report.say(f"JUnit file: {junit_file}")

@@ -38,7 +38,9 @@ class BackgroundFleet:
     The loop's thread only moves messages; decoding reports and calling reporters stays on the caller's thread.
     """
 
-    def __init__(self, open_link: LinkOpener) -> None:
+    def __init__(self, open_link: LinkOpener, announcements: list[str] | None = None) -> None:
+        """``announcements``: filled by ``open_link``, see ``Fleet``."""
+        self.announcements = announcements if announcements is not None else []
         self._open_link = open_link
         self._inbox: queue.SimpleQueue[Sequence[CoordinatorToClient] | Exception] = queue.SimpleQueue()
         self._connected: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()

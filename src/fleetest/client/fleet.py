@@ -11,6 +11,10 @@ from fleetest.wire.messages import CoordinatorToClient, SubmitRun
 class Fleet(Protocol):
     """A connected fleet, used from the client's main thread; embedded or remote alike."""
 
+    @property
+    def announcements(self) -> Sequence[str]:
+        """Lines for the user: complete once it is open, and, with what ``close`` adds, once it is closed."""
+
     def submit(self, run: SubmitRun) -> None:
         """Start the run. Its messages follow from ``receive``."""
 

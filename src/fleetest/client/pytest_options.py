@@ -53,6 +53,8 @@ class FleetOptions:
     balancing: str | None = None
     scheduler: str | None = None
     weight: float = 1.0
+    dashboard_port: int | None = None
+    """None: no dashboard. 0: any port."""
 
     @property
     def is_embedded(self) -> bool:
@@ -96,6 +98,7 @@ class FleetOptions:
             balancing=getattr(option, "fleet_balancing", None),
             scheduler=getattr(option, "fleet_scheduler", None),
             weight=_weight(given("weight")),
+            dashboard_port=read_port("--fleet-dashboard", getattr(option, "fleet_dashboard", None)),
         )
 
 
@@ -114,6 +117,9 @@ def strip_own_options(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]
         elif arg == "--":
             kept.extend(os.fspath(rest) for rest in args[position:])
             break
+        elif arg == "--fleet-dashboard":
+            # Its value is one if it is a port: anything else has been refused.
+            skip_value = position + 1 < len(args) and os.fspath(args[position + 1]).isdecimal()
         elif arg == "--fleet" or arg.startswith(("--fleet=", "--fleet-")):
             skip_value = "=" not in arg and arg not in _FLAGS
         else:
@@ -202,6 +208,16 @@ def read_wait(option: str, value: object) -> float | None:
         return parse_duration(value, zero=True)
     except RequirementError:
         raise UserError(f'{option} is {value!r}, must be seconds, a time such as "5m", 0 or forever') from None
+
+
+def read_port(option: str, value: object) -> int | None:
+    """A port of ``--fleet-dashboard[=PORT]``; None if nothing is said. Raises UserError."""
+    if value is None:
+        return None
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise UserError(f"{option} takes a port, not {text!r}: before another argument write {option}=0 (any port)")
+    return int(text)
 
 
 def _capability(value: str | None) -> str:

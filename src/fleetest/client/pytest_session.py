@@ -57,6 +57,7 @@ class FleetSession:
         self._failure: SuiteFailed | None = None
         self._exit: ExitRequested | None = None
         self._is_finished = False
+        self._announced = 0
         self._interrupts = 0
         self._interrupts_answered = 0
         self._kill_deadline: float | None = None
@@ -70,6 +71,7 @@ class FleetSession:
         if self._terminal is not None:
             # Results of several files arrive mixed: no file name may open a line.
             self._terminal.showfspath = False
+        self._announce()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> bool:
@@ -117,6 +119,7 @@ class FleetSession:
             terminalreporter.section(f"each {name}")
             for line in lines:
                 terminalreporter.write_line(line)
+        self._announce()
         for notice in dict.fromkeys(self._notices):
             terminalreporter.write_line(f"fleetest: {notice}")
         for reason, count in self._restarted.items():
@@ -290,6 +293,16 @@ class FleetSession:
             self._kill_deadline = time.monotonic() + _KILL_WAIT_S
         if self._plan is None:
             raise KeyboardInterrupt
+
+    def _announce(self) -> None:
+        """Where the dashboard is, and that it is gone."""
+        announcements = self._fleet.announcements
+        for text in announcements[self._announced :]:
+            if self._terminal is not None:
+                self._say(text)
+            else:
+                sys.stderr.write(f"fleetest: {text}\n")
+        self._announced = len(announcements)
 
     def _say(self, text: str) -> None:
         """One line of ours, now."""

@@ -102,8 +102,12 @@ class ApiClient:
 
 def connect(url: str | None, token_file: Path | None, data: Path | None, tls_ca: Path | None) -> ApiClient:
     """A client of ``url``, else of FLEETEST_COORDINATOR, else of this machine. Raises UserError."""
-    url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    return ApiClient(url, find_token(token_file, data), tls_ca)
+    return ApiClient(find_url(url), find_token(token_file, data), tls_ca)
+
+
+def find_url(url: str | None) -> str:
+    """``url``, else FLEETEST_COORDINATOR, else this machine's."""
+    return url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
 
 def _tls_context(tls_ca: Path | None) -> ssl.SSLContext:

@@ -53,12 +53,12 @@ class BrowserSessions:
     def close(self, value: str) -> None:
         self._sessions.pop(hash_secret(value), None)
 
-    def make_code(self, identity: Identity) -> str:
-        """A code that ``redeem`` takes once, within ``CODE_S``."""
+    def make_code(self, identity: Identity, valid_s: float = CODE_S) -> str:
+        """A code that ``redeem`` takes once, within ``valid_s``."""
         code = secrets.token_urlsafe(24)
         while len(self._codes) >= CODES_MAX:
             del self._codes[next(iter(self._codes))]
-        self._codes[hash_secret(code)] = _Session(identity, self._clock() + CODE_S)
+        self._codes[hash_secret(code)] = _Session(identity, self._clock() + valid_s)
         return code
 
     def redeem(self, code: str) -> Identity | None:

@@ -230,7 +230,7 @@ async def _connect(
     url: str, path: str, token: str, tls_ca: Path | None, codec: Codec[Incoming, Outgoing]
 ) -> WebSocketLink[Incoming, Outgoing]:
     base = check_url(url)
-    tls = _tls_context(tls_ca) if base.startswith("wss:") else None
+    tls = tls_context(tls_ca) if base.startswith("wss:") else None
     session = aiohttp.ClientSession(trust_env=False, auto_decompress=False)
     try:
         socket = await asyncio.wait_for(
@@ -265,7 +265,7 @@ def check_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _tls_context(tls_ca: Path | None) -> ssl.SSLContext:
+def tls_context(tls_ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=tls_ca)
     except (OSError, ssl.SSLError) as error:

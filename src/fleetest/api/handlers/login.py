@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from aiohttp import web
 
 from fleetest.api import answers
-from fleetest.api.context import Context
 from fleetest.api.route import Call, Public, Route
-from fleetest.transport.browser_sessions import CODE_S, SESSION_S
+from fleetest.transport.browser_sessions import CODE_S, SESSION_S, BrowserSessions
 from fleetest.transport.gate import Gate
 from fleetest.transport.identity import Role
 from fleetest.transport.problems import Problem
@@ -26,8 +25,17 @@ class Login(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     code: Secret = ""
 
 
+class LoginContext(Protocol):
+    """``gate``: known once the server exists."""
+
+    @property
+    def sessions(self) -> BrowserSessions: ...
+    @property
+    def gate(self) -> Gate | None: ...
+
+
 class LoginRoutes:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: LoginContext) -> None:
         self._context = context
 
     def routes(self) -> Sequence[Route]:
