@@ -209,6 +209,45 @@ def test_a_test_shows_its_failure_as_text_and_how_to_run_it_alone(ran, screen):
     assert shown.all_troubles() == []
 
 
+def test_a_group_of_failures_shows_every_attempt_of_the_test_that_is_chosen(fleet, screen):
+    (fleet.suite / "test_it.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('number', range(2))\n"
+        "@pytest.mark.fleet(retries=1)\n"
+        "def test_bad(number):\n    print(f'evidence of {number}')\n    assert number > 5\n"
+    )
+    fleet.worker("box-a")
+    fleet.run()
+    shown = screen()
+    shown.show(f"/runs/{run_id_of(shown)}")
+    shown.page.click("details summary >> nth=0")
+    shown.page.wait_for_selector(".evidence >> text=attempt 2")
+    assert shown.page.inner_text(".evidence").count("evidence of 0") >= 2
+    shown.page.click("details .plain button >> nth=1")
+    shown.page.wait_for_selector(".evidence >> text=evidence of 1 >> nth=1")
+    assert "evidence of 0" not in shown.page.inner_text(".evidence")
+    assert shown.all_troubles() == []
+
+
+def test_a_link_to_another_filter_of_the_same_page_is_followed(ran, screen):
+    shown = screen()
+    shown.show("/tests")
+    shown.show("/tests?view=matrix&by=os")
+    shown.wait("Test by os")
+    # What machines of this fleet are told apart by, and nothing else.
+    shown.page.wait_for_selector("select[aria-label='Columns of the matrix'] option[value=rack]", state="attached")
+    shown.page.go_back()
+    shown.page.wait_for_selector("button[aria-pressed=true]:text-is('Flaky')")
+
+
+def test_what_happened_to_a_worker_has_times_of_day(ran, screen):
+    shown = screen()
+    shown.show("/workers/box-a")
+    moment = shown.page.get_attribute(".story time >> nth=0", "datetime")
+    assert moment[:2] == "20", moment
+    assert shown.all_troubles() == []
+
+
 def test_a_worker_is_drained_and_resumed_after_a_question(ran, screen):
     shown = screen()
     shown.show("/workers/box-b")

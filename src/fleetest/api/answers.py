@@ -178,7 +178,7 @@ class WorkerDetail(WorkerSummary, kw_only=True):
     prefetch_s: float
     """Predicted work that may wait in one of its slots."""
     story: list[str]
-    """What happened to it, newest last."""
+    """What happened to it, newest last: a time (UTC), a space, and what."""
 
 
 # Runs -----------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ class TaskDetail(TaskRow, kw_only=True):
     priority: int
     depends_on: list[str]
     story: list[str]
-    """What happened to it, newest last; empty for a run of the past."""
+    """What happened to it, newest last: a time (UTC), a space, and what; empty for a run of the past."""
     scores: list[Score]
     """While it is queued: workers that could run it, the best ten."""
     attempt_list: Annotated[list[Attempt], msgspec.Meta(description="All attempts, first one first.")]

@@ -218,3 +218,17 @@ def reproduce(submission: wire.SubmitRun | None, suite_name: str, task_id: str) 
 
 def run_url(run_id: RunId | str) -> str:
     return f"/api/v1/runs/{run_id}"
+
+
+def story(lines: Iterable[str], index: LiveIndex) -> list[str]:
+    """Lines of the state (``12.345 s: queued``) with the time of day: ``2026-01-31T09:30:00.123+00:00 queued``."""
+    told = []
+    for line in lines:
+        instant, separator, what = line.partition(" s: ")
+        at = utc(index.to_wall(float(instant))) if separator and _is_number(instant) else None
+        told.append(f"{at.isoformat(timespec='milliseconds')} {what}" if at is not None else line)
+    return told
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()

@@ -171,7 +171,7 @@ class TaskRoutes:
             retries=task.spec.retries,
             priority=task.priority,
             depends_on=list(task.spec.depends_on),
-            story=list(state.story(run_id, task_id)),
+            story=describe.story(state.story(run_id, task_id), self._context.index),
             scores=self._scores(task) if task.state is TaskState.QUEUED else [],
             attempt_list=attempts,
             reproduce=describe.reproduce(submission, task.suite.name, task_id),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fleetest.api import answers
+from fleetest.api import answers, describe
 from fleetest.api.answers import utc
 from fleetest.api.context import Context
 from fleetest.api.paging import Cursor, Limit, Text, make_cursor, one_of, read_cursor
@@ -88,7 +88,9 @@ class WorkerRoutes:
         known = {name: getattr(summary, name) for name in summary.__struct_fields__}
         cluster = self._context.fleet.state.cluster
         prefetch_s = cluster.balancing.standing(worker, cluster.now).prefetch_s
-        return answers.WorkerDetail(**known, prefetch_s=prefetch_s, story=list(worker.story.lines()))
+        return answers.WorkerDetail(
+            **known, prefetch_s=prefetch_s, story=describe.story(worker.story.lines(), self._context.index)
+        )
 
     async def series(self, call: Call) -> answers.Series:
         return self._series.of_worker(self._worker(call).worker_id)

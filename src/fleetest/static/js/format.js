@@ -34,6 +34,9 @@ export function bytes(value) {
 
 export const percent = (share) => (Number.isFinite(share) ? `${Math.round(share * 100)} %` : "–");
 
+/** A moment in full, in the zone of whoever looks and in UTC. */
+export const absolute = (date) => `${FULL.format(date)} (${date.toISOString()})`;
+
 /** A <time> with a short text and the absolute moment as its tooltip; `moment` is an ISO text or null. */
 export function time(moment, { relative = false } = {}) {
   if (!moment) return h("span", { class: "muted" }, "–");
@@ -41,7 +44,7 @@ export function time(moment, { relative = false } = {}) {
   if (Number.isNaN(date.getTime())) return h("span", {}, String(moment));
   const isToday = date.toDateString() === new Date().toDateString();
   const text = relative ? ago((Date.now() - date.getTime()) / 1000) : (isToday ? CLOCK : DAY).format(date);
-  return h("time", { datetime: date.toISOString(), title: `${FULL.format(date)} (${date.toISOString()})` }, text);
+  return h("time", { datetime: date.toISOString(), title: absolute(date) }, text);
 }
 
 export function ago(seconds) {

@@ -5,6 +5,7 @@ import { soon } from "./dom.js";
 
 const PAUSE_S = [0.3, 0.6, 1.2, 2.5, 5, 8];
 const STALE_S = 25;
+const BREATHING = 5;
 
 class Live {
   constructor() {
@@ -128,7 +129,7 @@ function workerOf([worker_id, state, slots, slots_used, waiting, load_average, m
 export const live = new Live();
 
 /**
- * Loads with `load(signal)` now, and again after `topics` change, at most every `pause_s`; `shown(result)` or
+ * A screen that nobody sees asks for nothing. Loads with `load(signal)` now, and again after `topics` change, at most every `pause_s`; `shown(result)` or
  * `failed(error)` takes the outcome. Returns { again(), close() }.
  */
 export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () => {} }) {
@@ -137,6 +138,7 @@ export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () 
   let isClosed = false;
   let timer = null;
   let startedAt = 0;
+  let took = 0;
   const abort = new AbortController();
 
   async function run() {
@@ -150,6 +152,7 @@ export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () 
     } catch (error) {
       if (!isClosed && error.name !== "AbortError") failed(error);
     }
+    took = performance.now() - startedAt;
     isLoading = false;
     if (isWanted) again();
   }
@@ -159,12 +162,15 @@ export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () 
     isWanted = true;
     if (isLoading) return;
     if (isUrgent) clearTimeout(timer);
-    else if (timer) return;
-    const pause = Math.max(0, startedAt + pause_s * 1000 - performance.now());
+    else if (timer || document.hidden) return;
+    // Many screens and a busy coordinator: what takes long is asked for less often.
+    const pause = Math.max(0, startedAt + Math.max(pause_s * 1000, BREATHING * took) - performance.now());
     timer = setTimeout(run, isUrgent ? 0 : pause);
   }
 
-  const ends = topics.map((topic) => live.listen(topic, again));
+  const seen = () => { if (!document.hidden && isWanted) again(); };
+  document.addEventListener("visibilitychange", seen);
+  const ends = [...topics.map((topic) => live.listen(topic, again)), () => document.removeEventListener("visibilitychange", seen)];
   run();
   return {
     again: () => again({ isUrgent: true }),

@@ -34,16 +34,13 @@ let current = null;
 
 function show() {
   const { path, filter } = place();
-  if (current && current.path === path) {
-    current.page.filterChanged?.(filter);
-    return;
-  }
+  // Also for another filter of the same page: a page changes its own without coming here.
   current?.page.close?.();
   const found = PAGES.map(([pattern, make, title]) => [pattern.exec(path), make, title]).find(([match]) => match);
   const main = document.querySelector("main");
   const [match, make, title] = found ?? [[], missingPage, "Not found"];
   const page = make(...match.slice(1).map(decode), filter);
-  current = { path, page };
+  current = { page };
   replace(main, page.element);
   document.title = `${page.title ?? title} – Fleetest`;
   for (const link of document.querySelectorAll(".nav a")) {

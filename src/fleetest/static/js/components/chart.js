@@ -2,12 +2,13 @@
 
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { h, soon } from "../dom.js";
+import { onTheme } from "../theme.js";
 
 /**
  * series: [{ name, colour: "good", isFilled, format(value) }]. Returns { element, show(times, ...values) } with times
  * in seconds since the epoch (`isTime`) or any other ascending numbers.
  */
-export function makeChart(series, { label, isTime = true, height = 190, formatX = null }) {
+export function makeChart(series, { label, isTime = true, height = 170, formatX = null }) {
   const element = h("div", { class: "chart", role: "img", "aria-label": label });
   let plot = null;
   let data = [[]];
@@ -17,13 +18,14 @@ export function makeChart(series, { label, isTime = true, height = 190, formatX 
   function build() {
     plot?.destroy();
     const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: `12px ${colour("sans")}` };
-    const x = { ...axis, space: 70, values: isTime ? clockTimes : (_, values) => values.map((value) => formatX?.(value) ?? value) };
+    const x = { ...axis, space: 70, size: 28, values: isTime ? clockTimes : (_, values) => values.map((value) => formatX?.(value) ?? value) };
     plot = new uPlot(
       {
         width: element.clientWidth || 400,
         height,
         scales: { x: { time: isTime }, y: { range: (_, least, most) => [Math.min(0, least ?? 0), Math.max(1e-9, (most ?? 1) * 1.08)] } },
         legend: { show: false },
+        padding: [10, 26, 0, 0],
         cursor: { points: { size: 6 }, drag: { x: false, y: false } },
         axes: [x, { ...axis, size: 58, values: (_, values) => values.map((value) => series[0].format?.(value) ?? value) }],
         series: [
@@ -44,7 +46,7 @@ export function makeChart(series, { label, isTime = true, height = 190, formatX 
   }
 
   new ResizeObserver(() => soon(() => plot && element.clientWidth && plot.setSize({ width: element.clientWidth, height }))).observe(element);
-  new MutationObserver(() => { if (plot) build(); }).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+  onTheme(element, () => plot && build());
 
   return {
     element,

@@ -1,7 +1,7 @@
 // Panels, tiles and progress bars: what every page is made of.
 
 import { h, keyed, replace, setText } from "../dom.js";
-import { count, tone, VERDICTS } from "../format.js";
+import { count, time, tone, VERDICTS } from "../format.js";
 
 export function panel(title, { span = 12, end = null, isFlush = false, level = "h2" }, ...content) {
   return h(
@@ -12,7 +12,7 @@ export function panel(title, { span = 12, end = null, isFlush = false, level = "
   );
 }
 
-/** Tiles that change in place: show([{ key, label, value, note, tone }]). */
+/** Tiles that change in place: show([{ key, label, value, note, tone, title }]). */
 export function makeTiles() {
   const element = h("div", { class: "tiles" });
   return {
@@ -28,6 +28,7 @@ export function makeTiles() {
           setText(made.children[1], tile.value);
           made.children[1].className = `value ${tile.tone ?? ""}`.trim();
           setText(made.children[2], tile.note ?? "");
+          if (made.title !== (tile.title ?? "")) made.title = tile.title ?? "";
         },
       );
     },
@@ -62,6 +63,15 @@ export function commandLine(text) {
     setTimeout(() => setText(button, "Copy"), 1500);
   }
   return h("div", { class: "command" }, h("code", {}, text), button);
+}
+
+/** What happened, a line each, newest last; lines begin with a time, except where some were left out. */
+export function storyView(lines) {
+  return h("ol", { class: "plain story" }, lines.map((line) => {
+    const cut = line.indexOf(" ");
+    const moment = line.slice(0, cut);
+    return h("li", {}, Number.isNaN(Date.parse(moment)) || !moment.includes("T") ? line : [time(moment), h("span", {}, line.slice(cut + 1))]);
+  }));
 }
 
 /** Shows an error of loading in place of the content. */

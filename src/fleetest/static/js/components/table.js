@@ -8,7 +8,7 @@ const OVERSCAN = 12;
 /**
  * columns: [{ key, title, cell(row) -> node or text, number?, sortable?, class? }]
  * options: caption (said to screen readers), empty (node), onSort(key), isTall, rowKey(row).
- * Returns { element, show(rows, { sort, total, loadMore }) }.
+ * Returns { element, view(), show(rows, { sort, loadMore }) }.
  */
 export function makeTable(columns, { caption, empty, onSort = null, rowKey = (row) => row.id, isTall = true }) {
   const head = h("tr", {});
@@ -20,9 +20,14 @@ export function makeTable(columns, { caption, empty, onSort = null, rowKey = (ro
   let more = null;
   let measured = ROW_HEIGHT;
   let shown = "";
+  let headMark = "";
   const cache = new Map();
 
   function drawHead(sort) {
+    const mark = `${sort?.key} ${sort?.isDescending}`;
+    if (mark === headMark) return;
+    headMark = mark;
+    const focused = [...head.children].findIndex((each) => each.contains(document.activeElement));
     replace(
       head,
       columns.map((column) => {
@@ -34,6 +39,7 @@ export function makeTable(columns, { caption, empty, onSort = null, rowKey = (ro
         return h("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": direction }, label);
       }),
     );
+    head.children[focused]?.querySelector("button")?.focus();
   }
 
   function rowElement(row) {
@@ -51,7 +57,7 @@ export function makeTable(columns, { caption, empty, onSort = null, rowKey = (ro
 
   function draw() {
     const view = wrap.clientHeight || 600;
-    const isSmall = rows.length <= 150;
+    const isSmall = rows.length <= 60;
     const first = isSmall ? 0 : Math.max(0, Math.floor(wrap.scrollTop / measured) - OVERSCAN);
     const last = isSmall ? rows.length : Math.min(rows.length, first + Math.ceil(view / measured) + 2 * OVERSCAN);
     const mark = `${first}:${last}`;
@@ -80,6 +86,11 @@ export function makeTable(columns, { caption, empty, onSort = null, rowKey = (ro
 
   return {
     element,
+    /** Numbers of the first row in view and of the one after the last. */
+    view() {
+      const first = Math.max(0, Math.floor(wrap.scrollTop / measured));
+      return [first, first + Math.ceil((wrap.clientHeight || 600) / measured) + 1];
+    },
     show(next, { sort = null, loadMore = null } = {}) {
       rows = next;
       more = loadMore;

@@ -1,28 +1,35 @@
 // Which slot ran which test when, as bars on a canvas: 100,000 of them stay smooth, because bars that share a pixel
 // are drawn as one, and only what is in view is looked at.
 
-import { h, soon } from "../dom.js";
+import { h, setText, soon } from "../dom.js";
 import { count, duration } from "../format.js";
+import { onTheme } from "../theme.js";
+import { Bars } from "./bars.js";
 
 const ROW = 18;
 const GAP = 3;
 const AXIS = 24;
 const LABEL = 118;
 const LABEL_NARROW = 64;
+const VIEW = 560;
 const RANK = { running: 1, passed: 2, xpassed: 2, xfailed: 2, skipped: 3, not_run: 3, cancelled: 4, failed: 6, error: 6, timeout: 7, crashed: 7, oom: 7, quarantined: 8 };
 const TONE = { running: "busy", passed: "good", xpassed: "good", xfailed: "good", skipped: "line-strong", not_run: "line-strong", cancelled: "warn" };
 
 /**
- * onOpen(bar) is called for a click. Returns { element, show(lanes, span) }: lanes [{ name, bars }] with bars
- * [{ start, end, verdict, id }] sorted by start, in seconds since the run began; span is the length in seconds.
+ * onOpen(id) is called for a click. Returns { element, show(bars, running, span) }: bars as Bars, running a map from
+ * the name of a lane to { start, end, id }, span the length in seconds. Only the lanes in view are drawn.
  */
 export function makeTimeline({ onOpen }) {
   const canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": "Timeline of slots; the table below has the same tests" });
   const tip = h("div", { class: "timeline-tip", hidden: true });
   const hint = h("span", { class: "muted" }, "Wheel or + and − to zoom, drag or arrows to move, 0 for all.");
   const reset = h("button", { type: "button", class: "quiet", onclick: () => zoomTo(0, span) }, "Show all");
-  const element = h("div", {}, h("div", { class: "timeline" }, canvas, tip), h("div", { class: "legend" }, legend(), hint, reset));
+  const space = h("div", { class: "timeline-space" }, canvas);
+  const view = h("div", { class: "timeline-view" }, space);
+  const element = h("div", {}, h("div", { class: "timeline" }, view, tip), h("div", { class: "legend" }, legend(), hint, reset));
+  let bars = new Bars();
   let lanes = [];
+  let running = new Map();
   let span = 1;
   let from = 0;
   let to = 1;
@@ -30,7 +37,7 @@ export function makeTimeline({ onOpen }) {
   let drag = null;
 
   function legend() {
-    const entries = [["good", "passed"], ["bad", "failed"], ["neutral", "skipped or not run"], ["warn", "cancelled"], ["busy", "running"]];
+    const entries = [["good", "passed"], ["bad", "failed"], ["line-strong", "skipped or not run"], ["warn", "cancelled"], ["busy", "running"]];
     return entries.map(([kind, text]) => h("span", { class: `key ${kind}` }, h("span", {}, text)));
   }
 
@@ -49,7 +56,11 @@ export function makeTimeline({ onOpen }) {
   function draw() {
     const width = canvas.clientWidth;
     if (!width) return;
-    const height = AXIS + Math.max(1, lanes.length) * (ROW + GAP) + 4;
+    const whole = AXIS + Math.max(1, lanes.length) * (ROW + GAP) + 4;
+    const height = Math.min(VIEW, whole);
+    space.style.height = `${whole}px`;
+    const skipped = Math.floor(view.scrollTop / (ROW + GAP));
+    const seen = lanes.slice(skipped, skipped + Math.ceil((height - AXIS) / (ROW + GAP)) + 1);
     const scale = window.devicePixelRatio || 1;
     if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
       canvas.width = Math.round(width * scale);
@@ -67,54 +78,55 @@ export function makeTimeline({ onOpen }) {
     const colours = { good: colour("good"), bad: colour("bad"), busy: colour("busy"), warn: colour("warn"), "line-strong": colour("line-strong") };
     const left = labelWidth();
     const perSecond = (width - left) / (to - from);
-    lanes.forEach((lane, index) => {
-      const y = AXIS + index * (ROW + GAP);
-      context.fillStyle = colour("muted");
-      context.textAlign = "left";
+    const [muted, soft] = [colour("muted"), colour("neutral-soft")];
+    context.textAlign = "left";
+    context.save();
+    context.beginPath();
+    context.rect(0, AXIS, width, height - AXIS);
+    context.clip();
+    seen.forEach((lane, index) => {
+      const y = AXIS + (skipped + index) * (ROW + GAP) - view.scrollTop;
+      context.fillStyle = muted;
       context.fillText(fit(context, lane.name, left - 10), 0, y + ROW / 2);
-      context.fillStyle = colour("neutral-soft");
+      context.fillStyle = soft;
       context.fillRect(left, y, width - left, ROW);
-      drawBars(context, lane.bars, left, y, perSecond, colours);
+      drawBars(context, lane, left, y, perSecond, colours);
     });
+    context.restore();
   }
 
-  function drawBars(context, bars, left, y, perSecond, colours) {
-    let first = firstVisible(bars, from);
+  /** Bars narrower than a pixel share it: the worst of them gives the colour. */
+  function drawBars(context, lane, left, y, perSecond, colours) {
+    const names = bars.verdicts;
     let pixel = -1;
-    let worst = null;
+    let worst = -1;
     const flush = () => {
-      if (worst) {
-        context.fillStyle = colours[TONE[worst.verdict] ?? "bad"];
+      if (worst >= 0) {
+        context.fillStyle = colours[TONE[names[worst]] ?? "bad"];
         context.fillRect(left + pixel, y, 1, ROW);
       }
-      worst = null;
+      worst = -1;
     };
-    for (; first < bars.length && bars[first].start < to; first += 1) {
-      const bar = bars[first];
-      const x = Math.max(0, (bar.start - from) * perSecond);
-      const end = (Math.min(bar.end, to) - from) * perSecond;
-      if (end - x < 1.5) {
-        if (Math.floor(x) !== pixel) flush();
-        pixel = Math.floor(x);
-        if (!worst || (RANK[bar.verdict] ?? 9) > (RANK[worst.verdict] ?? 9)) worst = bar;
+    const paint = (start, end, verdict) => {
+      const x = Math.max(0, (start - from) * perSecond);
+      const width = (Math.min(end, to) - from) * perSecond - x;
+      context.fillStyle = colours[TONE[verdict] ?? "bad"];
+      context.fillRect(left + x, y, width > 4 ? width - 1 : Math.max(1, width), ROW);
+    };
+    for (let index = lane.firstAt(from); index < lane.length && lane.starts[index] < to; index += 1) {
+      const x = Math.max(0, (lane.starts[index] - from) * perSecond);
+      if ((Math.min(lane.ends[index], to) - from) * perSecond - x >= 1.5) {
+        flush();
+        paint(lane.starts[index], lane.ends[index], names[lane.verdicts[index]]);
         continue;
       }
-      flush();
-      context.fillStyle = colours[TONE[bar.verdict] ?? "bad"];
-      context.fillRect(left + x, y, end - x > 4 ? end - x - 1 : end - x, ROW);
+      if (Math.floor(x) !== pixel) flush();
+      pixel = Math.floor(x);
+      if (worst < 0 || (RANK[names[lane.verdicts[index]]] ?? 9) > (RANK[names[worst]] ?? 9)) worst = lane.verdicts[index];
     }
     flush();
-  }
-
-  function firstVisible(bars, moment) {
-    let low = 0;
-    let high = bars.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (bars[middle].end < moment) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    const now = running.get(lane.name);
+    if (now && now.start < to && now.end > from) paint(now.start, now.end, "running");
   }
 
   function drawAxis(context, width, height, colour) {
@@ -136,16 +148,22 @@ export function makeTimeline({ onOpen }) {
 
   function barAt(event) {
     const box = canvas.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top - AXIS) / (ROW + GAP));
-    const lane = lanes[row];
+    const y = event.clientY - box.top;
+    const lane = y < AXIS ? null : lanes[Math.floor((y - AXIS + view.scrollTop) / (ROW + GAP))];
     if (!lane || event.clientX - box.left < labelWidth()) return null;
     const moment = toTime(event.clientX - box.left);
     const slack = (to - from) / Math.max(1, canvas.clientWidth);
-    const bar = lane.bars[firstVisible(lane.bars, moment - slack)];
-    return bar && bar.start <= moment + slack ? { bar, lane } : null;
+    const index = lane.firstAt(moment - slack);
+    if (index < lane.length && lane.starts[index] <= moment + slack) {
+      return { lane: lane.name, start: lane.starts[index], end: lane.ends[index], id: bars.ids[lane.ids[index]], verdict: bars.verdicts[lane.verdicts[index]] };
+    }
+    const now = running.get(lane.name);
+    return now && now.start <= moment + slack && now.end >= moment - slack ? { ...now, lane: lane.name, verdict: "running" } : null;
   }
 
   canvas.addEventListener("wheel", (event) => {
+    // Where the slots do not fit, the wheel scrolls through them; with Ctrl it zooms.
+    if (view.scrollHeight > view.clientHeight && !event.ctrlKey) return;
     event.preventDefault();
     const centre = toTime(event.clientX - canvas.getBoundingClientRect().left);
     const factor = Math.exp(Math.sign(event.deltaY) * 0.25);
@@ -168,7 +186,7 @@ export function makeTimeline({ onOpen }) {
     const wasClick = drag && !drag.hasMoved;
     drag = null;
     const found = wasClick ? barAt(event) : null;
-    if (found) onOpen(found.bar);
+    if (found) onOpen(found.id);
   });
   canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
   canvas.addEventListener("keydown", (event) => {
@@ -183,15 +201,16 @@ export function makeTimeline({ onOpen }) {
     }
   });
   new ResizeObserver(() => soon(draw)).observe(canvas);
-  new MutationObserver(() => soon(draw)).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+  view.addEventListener("scroll", () => { tip.hidden = true; soon(draw); }, { passive: true });
+  onTheme(element, () => soon(draw));
 
   function showTip(event) {
     const found = barAt(event);
     canvas.style.cursor = found ? "pointer" : "default";
     tip.hidden = !found;
     if (!found) return;
-    const { bar, lane } = found;
-    tip.textContent = `${bar.id}\n${bar.verdict.replace("_", " ")} after ${duration(bar.end - bar.start)}, ${lane.name}, from ${duration(bar.start)}`;
+    const ended = found.verdict === "running" ? "running for" : `${found.verdict.replace("_", " ")} after`;
+    tip.textContent = `${found.id}\n${ended} ${duration(found.end - found.start)} on ${found.lane}, begun ${duration(found.start)} into the run`;
     tip.style.whiteSpace = "pre-line";
     const box = canvas.getBoundingClientRect();
     const x = event.clientX - box.left;
@@ -201,12 +220,15 @@ export function makeTimeline({ onOpen }) {
 
   return {
     element,
-    show(nextLanes, nextSpan) {
-      lanes = nextLanes;
+    show(nextBars, nextRunning, nextSpan) {
+      bars = nextBars;
+      running = nextRunning;
+      lanes = bars.sorted();
       span = Math.max(nextSpan, 0.001);
       if (isFollowing) [from, to] = [0, span];
-      const bars = lanes.reduce((sum, lane) => sum + lane.bars.length, 0);
-      canvas.setAttribute("aria-label", `Timeline: ${count(bars)} tests on ${count(lanes.length)} slots in ${duration(span)}; the table below has the same tests`);
+      const isTall = AXIS + lanes.length * (ROW + GAP) + 4 > VIEW;
+      setText(hint, `${isTall ? "Ctrl and wheel" : "Wheel"} or + and − to zoom, drag or arrows to move, 0 for all.`);
+      canvas.setAttribute("aria-label", `Timeline: ${count(bars.ids.length)} tests on ${count(lanes.length)} slots in ${duration(span)}; the table below has the same tests`);
       soon(draw);
     },
   };

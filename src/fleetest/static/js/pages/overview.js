@@ -29,6 +29,13 @@ function rates(at, totals) {
   });
 }
 
+function timeLeft({ runs, tasks, remaining_s }) {
+  if (!runs) return { value: "–" };
+  // What no worker can run waits for a worker, not for time.
+  if (tasks.waiting && !tasks.running && !tasks.leased) return { value: "–", note: "what waits cannot run now" };
+  return { value: duration(remaining_s), note: "predicted, all live runs" };
+}
+
 export function overviewPage() {
   const tiles = makeTiles();
   const grid = makeWorkerGrid();
@@ -63,7 +70,7 @@ export function overviewPage() {
       { key: "rate", label: "Throughput", value: `${Number(status.finished_per_s.toPrecision(3))}/s`, note: "mean of the last minute" },
       { key: "running", label: "Running", value: count(tasks.running), note: `${count(status.slots.used)} of ${count(status.slots.total)} slots in use` },
       { key: "waiting", label: "Waiting", value: count(tasks.waiting + tasks.leased), note: isBusy ? "tests in live runs" : "no run in progress" },
-      { key: "left", label: "Time left", value: isBusy ? duration(status.remaining_s) : "–", note: isBusy ? "predicted, all live runs" : "" },
+      { key: "left", label: "Time left", ...timeLeft(status) },
       { key: "workers", label: "Workers", value: count(status.workers_total), note: `${count(status.workers.healthy ?? 0)} healthy` },
       { key: "alerts", label: "Open alerts", value: count(status.alerts.open), tone: status.alerts.open ? "bad" : "", note: status.alerts.acknowledged ? `${count(status.alerts.acknowledged)} acknowledged` : "" },
     ]);

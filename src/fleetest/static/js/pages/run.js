@@ -2,12 +2,13 @@
 
 import { get, path, post } from "../api.js";
 import { confirm, toast } from "../components/dialog.js";
-import { attemptView } from "../components/attempt.js";
-import { commandLine, makeTiles, panel, progressBar, showError, verdictText } from "../components/panel.js";
+import { Bars } from "../components/bars.js";
+import { makeFailures } from "../components/failures.js";
+import { makeTiles, panel, progressBar, showError, verdictText } from "../components/panel.js";
 import { emptyState, makeTable } from "../components/table.js";
 import { makeTimeline } from "../components/timeline.js";
 import { h, replace, setText } from "../dom.js";
-import { badge, count, duration, time, VERDICTS } from "../format.js";
+import { absolute, badge, count, duration, time, VERDICTS } from "../format.js";
 import { live, refreshing } from "../live.js";
 import { href, setFilter } from "../place.js";
 import { runState } from "./runs.js";
@@ -23,8 +24,8 @@ export function runPage(runId, filter) {
   const actions = h("div", { class: "actions" });
   const notices = h("div", {});
   const bar = h("div", {});
-  const failures = h("div", {});
-  const timeline = makeTimeline({ onOpen: (shown) => location.assign(href("runs", runId, "tasks", shown.id)) });
+  const failures = makeFailures(runId);
+  const timeline = makeTimeline({ onOpen: (id) => location.assign(href("runs", runId, "tasks", id)) });
   const tasks = makeTasks(runId, filter);
   const element = h(
     "div",
@@ -33,13 +34,13 @@ export function runPage(runId, filter) {
     tiles.element,
     bar,
     notices,
-    panel("Failures", { isFlush: true }, failures),
+    panel("Failures", { isFlush: true }, failures.element),
     panel("Timeline", {}, timeline.element),
     tasks.element,
   );
   let run = null;
-  let collected = null;
-  const isOpen = new Set();
+  const bars = new Bars();
+  let following = null;
 
   function showRun(next) {
     const wasLive = run?.is_live;
@@ -52,7 +53,7 @@ export function runPage(runId, filter) {
       { key: "left", label: run.is_live ? "Time left" : "Duration", value: duration(run.is_live ? run.remaining_s : run.duration_s), note: run.is_live ? "predicted" : "" },
       { key: "bad", label: "Failed", value: count(bad(run)), tone: bad(run) ? "bad" : "", note: "failed, error, timeout, crashed …" },
       { key: "owner", label: "Owner", value: run.owner || "–", note: run.priority ? `priority ${run.priority}` : "" },
-      { key: "started", label: "Started", value: run.submitted_at ? new Date(run.submitted_at).toLocaleTimeString("en-GB") : "–", note: run.submitted_at ? new Date(run.submitted_at).toDateString() : "" },
+      { key: "started", label: "Started", value: run.submitted_at ? new Date(run.submitted_at).toLocaleTimeString("en-GB") : "–", note: run.submitted_at ? new Date(run.submitted_at).toDateString() : "", title: run.submitted_at ? absolute(new Date(run.submitted_at)) : "" },
     ]);
     replace(bar, progressBar(run.counts, run.tasks, run.states.running), h("div", { class: "verdicts" }, verdictText(run.counts)));
     const said = [...run.notices, run.cancel_reason && `Cancelled: ${run.cancel_reason}`].filter(Boolean);
@@ -104,79 +105,32 @@ export function runPage(runId, filter) {
     }
   }
 
-  function showFailures(page) {
-    if (!page.items.length) {
-      replace(failures, emptyState("No failures", run?.is_live ? "None so far." : "Every test that ran was right."));
-      return;
-    }
-    replace(failures, page.items.map(failureGroup));
-  }
-
-  function failureGroup(group) {
-    const body = h("div", { class: "body" });
-    const details = h("details", { open: isOpen.has(group.signature) }, h("summary", {}, badge(group.example.verdict), " ", h("strong", { class: "number" }, count(group.count)), group.count === 1 ? " test: " : " tests alike: ", h("span", { class: "mono" }, group.headline)), body);
-    const fill = () => {
-      if (!details.open) {
-        isOpen.delete(group.signature);
-        return;
-      }
-      isOpen.add(group.signature);
-      replace(
-        body,
-        h("ul", {}, group.task_ids.slice(0, 20).map((name) => h("li", {}, h("a", { class: "mono", href: href("runs", runId, "tasks", name) }, name)))),
-        group.count > 20 && h("p", { class: "muted" }, `and ${count(group.count - 20)} more: filter the table below by verdict`),
-        h("h3", {}, "To run one of them alone"),
-        commandLine(group.reproduce),
-        h("h3", {}, group.example_task_id),
-        attemptView(group.example),
-      );
-    };
-    details.addEventListener("toggle", fill);
-    if (details.open) fill();
-    return details;
-  }
-
   async function loadTimeline(signal) {
-    let after = collected?.next ?? null;
     for (;;) {
-      const part = await get(`${path("runs", runId)}/timeline`, { after }, signal);
-      if (!collected) collected = { lanes: [], bars: new Map(), end: 0 };
-      takePart(part);
-      after = part.next;
+      const part = await get(`${path("runs", runId)}/timeline`, { after: following }, signal);
+      bars.take(part);
+      following = part.next;
       if (part.is_complete) return part;
+      showTimeline(part);
     }
-  }
-
-  function takePart(part) {
-    part.lanes.forEach((name) => { if (!collected.bars.has(name)) collected.bars.set(name, []); });
-    for (let index = 0; index < part.task_id.length; index += 1) {
-      const start = part.start_s[index];
-      const end = start + part.duration_s[index];
-      collected.bars.get(part.lanes[part.lane[index]]).push({ start, end, verdict: part.verdicts[part.verdict[index]], id: part.task_id[index] });
-      collected.end = Math.max(collected.end, end);
-    }
-    collected.next = part.next;
-    collected.origin = Date.parse(part.origin) / 1000;
   }
 
   function showTimeline(part) {
-    const names = [...collected.bars.keys()].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
-    let span = collected.end;
+    const origin = Date.parse(part.origin) / 1000;
     const running = new Map();
-    for (const task of part.running ?? []) {
-      const start = Date.parse(task.since) / 1000 - collected.origin;
-      const lane = `${task.worker_id}/${task.slot}`;
-      running.set(lane, { start, end: start + task.running_s, verdict: "running", id: task.task_id });
+    let span = bars.end;
+    for (const task of part.running) {
+      const start = Date.parse(task.since) / 1000 - origin;
+      const lane = bars.lane(`${task.worker_id}/${task.slot}`);
+      running.set(lane.name, { start, end: start + task.running_s, id: task.task_id });
       span = Math.max(span, start + task.running_s);
-      if (!collected.bars.has(lane)) collected.bars.set(lane, []);
     }
-    for (const bars of collected.bars.values()) bars.sort((one, other) => one.start - other.start);
-    timeline.show(names.map((name) => ({ name, bars: running.has(name) ? [...collected.bars.get(name), running.get(name)] : collected.bars.get(name) })), span);
+    timeline.show(bars, running, span);
   }
 
   const summary = refreshing((signal) => get(path("runs", runId), {}, signal), { topics: ["runs"], pause_s: 0.5, shown: showRun, failed: (error) => showError(bar, error) });
   const loads = [
-    refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, shown: showFailures, failed: (error) => showError(failures, error) }),
+    refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, shown: (page) => failures.show(page.items, { isLive: run?.is_live }), failed: (error) => showError(failures.element, error) }),
     refreshing(loadTimeline, { topics: ["runs"], pause_s: 1, shown: showTimeline }),
     tasks.load,
   ];
@@ -207,9 +161,9 @@ function makeTasks(runId, filter) {
   const table = makeTable(columns, { caption: "Tests of this run", rowKey: (task) => task.task_id, onSort: sortBy, empty: emptyState("No test matches", "Clear a filter above, or wait until the suite is collected.") });
   const element = panel("Tests", { isFlush: true, end: [total, text, status, worker] }, table.element);
   let sort = filter.get("sort") ?? "";
-  let rows = [];
-  let cursor = null;
-  let pagesWanted = 1;
+  let pages = [];
+  let sum = null;
+  let version = 0;
 
   function query() {
     return { text: text.value, ...statusQuery(status.value), worker: worker.value, sort: sort || null, limit: PAGE };
@@ -223,49 +177,55 @@ function makeTasks(runId, filter) {
 
   function change(changes) {
     setFilter(changes);
-    pagesWanted = 1;
+    version += 1;
+    pages = [];
     load.again();
   }
 
+  /** Loads again what is looked at: the first page says how many there are, those in view what they are now. */
   async function loadPages(signal) {
-    let next = null;
-    const items = [];
-    let sum = null;
-    for (let number = 0; number < pagesWanted; number += 1) {
-      const page = await get(`${path("runs", runId)}/tasks`, { ...query(), cursor: next }, signal);
-      items.push(...page.items);
-      sum = page.total ?? sum;
-      next = page.next_cursor;
-      if (!next) break;
+    const [from, to] = table.view();
+    const wanted = new Set([0]);
+    for (let number = Math.floor(from / PAGE); number * PAGE < to && number < pages.length; number += 1) wanted.add(number);
+    const asked = version;
+    const found = new Map();
+    for (const number of wanted) {
+      const page = await get(`${path("runs", runId)}/tasks`, { ...query(), cursor: pages[number]?.cursor ?? null }, signal);
+      found.set(number, page);
     }
-    return { items, next, sum };
+    return { asked, found };
   }
 
   async function more() {
-    if (!cursor) return;
-    const page = await get(`${path("runs", runId)}/tasks`, { ...query(), cursor }).catch(() => null);
-    if (!page) return;
-    pagesWanted += 1;
-    rows = rows.concat(page.items);
-    cursor = page.next_cursor;
-    draw(page.total);
+    const [last, asked] = [pages.at(-1), version];
+    if (!last?.next) return;
+    const page = await get(`${path("runs", runId)}/tasks`, { ...query(), cursor: last.next }).catch(() => null);
+    if (!page || asked !== version || pages.at(-1) !== last) return;
+    pages.push({ cursor: last.next, items: page.items, next: page.next_cursor });
+    draw();
   }
 
-  function draw(sum) {
-    const known = sum ?? (cursor ? null : rows.length);
-    setText(total, known === null ? `more than ${count(rows.length)} tests` : `${count(known)} tests`);
-    table.show(rows, { sort: sort ? { key: sort.replace(/^-/, ""), isDescending: sort.startsWith("-") } : null, loadMore: cursor ? more : null });
+  function draw() {
+    const rows = pages.flatMap((page) => page.items);
+    const isAll = !pages.at(-1)?.next;
+    setText(total, isAll ? `${count(rows.length)} tests` : sum === null ? `more than ${count(rows.length)} tests` : `${count(sum)} tests`);
+    table.show(rows, { sort: sort ? { key: sort.replace(/^-/, ""), isDescending: sort.startsWith("-") } : null, loadMore: isAll ? null : more });
   }
 
   const load = refreshing(loadPages, {
     topics: ["runs"],
     pause_s: 1,
-    shown(result) {
-      // Rows that did not change keep their identity, so that nothing is drawn again.
-      const known = new Map(rows.map((row) => [row.task_id, row]));
-      rows = result.items.map((row) => (known.has(row.task_id) && same(known.get(row.task_id), row) ? known.get(row.task_id) : row));
-      cursor = result.next;
-      draw(result.sum);
+    shown({ asked, found }) {
+      if (asked !== version) return;
+      for (const [number, page] of found) {
+        const before = pages[number];
+        // Rows that did not change keep their identity, so that nothing is drawn again.
+        const known = new Map((before?.items ?? []).map((row) => [row.task_id, row]));
+        const items = page.items.map((row) => (known.has(row.task_id) && same(known.get(row.task_id), row) ? known.get(row.task_id) : row));
+        pages[number] = { cursor: before?.cursor ?? null, items, next: pages[number + 1] ? pages[number + 1].cursor : page.next_cursor };
+        if (number === 0) sum = page.total;
+      }
+      draw();
     },
   });
   return { element, load };

@@ -2,7 +2,7 @@
 
 import { get, path } from "../api.js";
 import { attemptView } from "../components/attempt.js";
-import { commandLine, panel, showError } from "../components/panel.js";
+import { commandLine, panel, showError, storyView } from "../components/panel.js";
 import { h, replace } from "../dom.js";
 import { badge, count, duration } from "../format.js";
 import { refreshing } from "../live.js";
@@ -38,7 +38,24 @@ export function taskPage(runId, taskId) {
       panel("Where it is", {}, h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
       panel("Run it alone", {}, commandLine(task.reproduce)),
       task.attempt_list.length ? [...task.attempt_list].reverse().map((attempt) => panel(`Attempt ${attempt.attempt}`, {}, attemptView(attempt))) : null,
-      task.story.length ? panel("What happened to it", {}, h("pre", {}, task.story.join("\n"))) : null,
+      task.scores.length ? panel("Workers that could run it", { isFlush: true }, scores(task.scores)) : null,
+      task.story.length ? panel("What happened to it", {}, storyView(task.story)) : null,
+    );
+  }
+
+  /** Each part is in (0, 1]; the total is their product. */
+  function scores(rows) {
+    const parts = [["total", "Total"], ["fit", "Fit"], ["free", "Free"], ["speed", "Speed"], ["reliability", "Reliability"], ["locality", "Locality"]];
+    return h(
+      "div",
+      { class: "table-wrap" },
+      h(
+        "table",
+        {},
+        h("caption", { class: "visually-hidden" }, "Scores of workers for this test, best first"),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Worker"), parts.map(([, title]) => h("th", { scope: "col", class: "number" }, title)))),
+        h("tbody", {}, rows.map((row) => h("tr", {}, h("td", {}, h("a", { href: href("workers", row.worker_id) }, row.worker_id)), parts.map(([name]) => h("td", { class: "number" }, row[name].toFixed(2)))))),
+      ),
     );
   }
 

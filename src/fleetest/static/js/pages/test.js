@@ -1,7 +1,7 @@
 // One test over time.
 
 import { get, path } from "../api.js";
-import { makeChart } from "../components/chart.js";
+import { legendOf, makeChart } from "../components/chart.js";
 import { makeTiles, panel, showError } from "../components/panel.js";
 import { emptyState, makeTable } from "../components/table.js";
 import { h, replace } from "../dom.js";
@@ -38,7 +38,7 @@ export function testPage(taskId) {
     h("div", { class: "page-head" }, h("div", { class: "crumbs" }, h("a", { href: "#/tests" }, "Tests")), h("h1", { class: "mono" }, taskId)),
     problem,
     tiles.element,
-    panel("Duration", {}, chart.element),
+    panel("Duration", { end: legendOf(LINES) }, chart.element),
     h("div", { class: "columns" }, panel("Verdicts, newest last", { span: 6 }, verdicts), panel("By worker", { span: 6, isFlush: true }, hardware)),
     panel("Executions", { isFlush: true }, table.element),
   );

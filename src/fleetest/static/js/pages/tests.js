@@ -1,6 +1,6 @@
 // Tests over time: which are flaky, which are slow, and how each does on each machine.
 
-import { get } from "../api.js";
+import { get, getAll } from "../api.js";
 import { panel, showError } from "../components/panel.js";
 import { emptyState, makeTable } from "../components/table.js";
 import { matrixView } from "../components/matrix.js";
@@ -45,7 +45,7 @@ const ALL = [
 export function testsPage(filter) {
   const tabs = h("div", { class: "filters", role: "group", "aria-label": "View" });
   const text = h("input", { type: "search", placeholder: "Part of the test's name", "aria-label": "Filter tests", value: filter.get("text") ?? "", oninput: change });
-  const by = h("select", { "aria-label": "Columns of the matrix", onchange: change }, ["worker", "os", "arch", "python", "gpu.model"].map((name) => h("option", { value: name, selected: name === filter.get("by") }, name)));
+  const by = h("select", { "aria-label": "Columns of the matrix", onchange: change }, ["worker", ...(filter.get("by") ? [filter.get("by")] : [])].map((name) => h("option", { value: name, selected: name === filter.get("by") }, name)));
   const body = h("div", {});
   const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Tests"), h("div", { class: "filters actions" }, text, by)), tabs, body);
   let view = filter.get("view") ?? "flaky";
@@ -54,6 +54,14 @@ export function testsPage(filter) {
 
   function table(columns, caption) {
     return makeTable(columns, { caption, rowKey: (test) => test.task_id, empty: caption === "Flaky tests" ? emptyState("No flaky test is known", "A test is listed here when the same test both passed and failed.") : nothing() });
+  }
+
+  /** What machines of the fleet are told apart by; the one of the link stays, even if nobody has it now. */
+  async function offerCapabilities() {
+    const workers = await getAll("/workers").catch(() => []);
+    const names = new Set(workers.flatMap((worker) => Object.keys(worker.attributes)));
+    const known = new Set([...by.options].map((option) => option.value));
+    by.append(...[...names].filter((name) => !known.has(name)).sort().map((name) => h("option", { value: name }, name)));
   }
 
   function drawTabs() {
@@ -93,5 +101,6 @@ export function testsPage(filter) {
 
   const load = refreshing(fetchView, { pause_s: 0.3, shown: show, failed: (error) => showError(body, error) });
   drawTabs();
+  offerCapabilities();
   return { element, title: "Tests", close: load.close };
 }

@@ -2,7 +2,7 @@
 
 import { get, path } from "../api.js";
 import { legendOf, makeChart } from "../components/chart.js";
-import { makeTiles, panel, showError } from "../components/panel.js";
+import { makeTiles, panel, showError, storyView } from "../components/panel.js";
 import { emptyState } from "../components/table.js";
 import { workerActions } from "../components/worker_actions.js";
 import { h, replace } from "../dom.js";
@@ -61,7 +61,7 @@ export function workerPage(workerId) {
     showRunning(worker);
     showCapabilities(worker);
     replace(score, ratings(worker).map(scoreRow), h("p", { class: "muted" }, "The load balancer prefers fitting, free, fast and reliable workers; a slot may hold ", duration(worker.prefetch_s), " of work ahead."));
-    replace(story, worker.reason && h("p", {}, worker.reason), h("pre", {}, worker.story.join("\n")));
+    replace(story, worker.reason && h("p", {}, worker.reason), storyView(worker.story));
   }
 
   function ratings(worker) {

@@ -1,0 +1,194 @@
+"""The dashboard with 100,000 tests on 1,000 workers: first paint, interaction and memory in a real browser, and what 50
+open dashboards cost a run.
+
+A real coordinator; the workers are links that speak the protocol (``simulated_workers.py``); Chromium is driven by
+Playwright. First paint is counted from the last byte of a page's data to the frame that shows it; an interaction from
+its event to the second frame after it. The machine's noise is in all numbers: believe ratios within one run.
+
+    python benchmarks/dashboard.py [--tests 100000] [--workers 1000] [--rate 1500] [--rounds 2] [--quick] [--json FILE]
+
+``--rate``: tests per second that the workers together finish. ``--quick``: 10,000 tests, 200 workers, one round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from local_fleet import LocalFleet, local_fleet
+from playwright.sync_api import Page, sync_playwright
+
+HERE = Path(__file__).parent
+DASHBOARDS = 50
+TIMEOUT_S = 300.0
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--enable-precise-memory-info"]  # fmt: skip
+PROBE = HERE / "dashboard_probe.js"
+
+
+class Coordinator:
+    def __init__(self, fleet: LocalFleet) -> None:
+        self.fleet = fleet
+        self.http = fleet.url.replace("ws://", "http://")
+        self.token = fleet.token_file.read_text().strip()
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.http}/api/v1{path}",
+            data=json.dumps(body).encode() if body is not None else None,
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def submit(self) -> str:
+        suite = {"kind": "pytest", "directory": "/simulated"}
+        return str(self.ask("/runs", {"title": "pytest tests", "suites": [suite]})["run_id"])
+
+    def wait(self, run_id: str, least: int | None = None) -> dict[str, Any]:
+        """Until it has ended, or until that many of its tests have."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            run: dict[str, Any] = self.ask(f"/runs/{run_id}")
+            if not run["is_live"] or (least is not None and run["states"]["finished"] >= least):
+                return run
+            time.sleep(0.2)
+        raise SystemExit(f"the run did not get there within {TIMEOUT_S:.0f} s: {run['states']}")
+
+    def wait_for_workers(self, count: int) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.ask("/status")["workers_total"] < count:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the workers did not come: see {self.fleet.log}")
+            time.sleep(0.2)
+
+    @property
+    def cpu_s(self) -> float:
+        times = psutil.Process(self.fleet.coordinator.pid).cpu_times()
+        return float(times.user + times.system)
+
+
+@contextlib.contextmanager
+def helper(name: str, *args: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, str(HERE / name), *args])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def look(coordinator: Coordinator, run_id: str, tests: int, workers: int) -> dict[str, Any]:
+    """Everything that is measured in the browser; the run may still go on."""
+    found: dict[str, Any] = {"paint_ms": {}, "interaction_ms": {}, "memory_mb": {}}
+    chromium = os.environ.get("FLEETEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(60_000)
+        page.add_init_script(PROBE.read_text())
+        page.goto(coordinator.http)
+        page.fill("#token", coordinator.token)
+        page.click("text=Log in >> nth=-1")
+        page.wait_for_selector(".link-state:text-is('Live')")
+        page.goto(f"{coordinator.http}/#/queue")
+        places: dict[str, tuple[str, str, int]] = {
+            "overview": ("/", "/status/series", workers),
+            "run": (f"/runs/{run_id}", "/timeline", tests),
+            "workers": ("/workers", "/workers", workers),
+        }
+        for name, place in places.items():
+            found["paint_ms"][name] = page.evaluate("args => window.painted(...args)", [name, *place])
+            page.wait_for_timeout(1000)
+            for title, took, longest in page.evaluate("name => window.acted(name)", name):
+                found["interaction_ms"][f"{name}: {title}"] = (took, longest)
+            found["memory_mb"][name] = memory_mb(page)
+        browser.close()
+    return found
+
+
+def memory_mb(page: Page) -> tuple[float, float]:
+    """JavaScript's heap after a collection, and the largest renderer's own memory."""
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    session.send("Performance.enable")
+    metrics = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    renderers = [
+        each.memory_full_info().uss
+        for each in psutil.Process().children(recursive=True)
+        if "--type=renderer" in " ".join(each.cmdline())
+    ]
+    return metrics["JSHeapUsedSize"] / 1e6, max(renderers) / 1e6
+
+
+def timed_run(coordinator: Coordinator, dashboards: int) -> tuple[float, float]:
+    """Seconds of one run, and of the coordinator's processor."""
+    run_id, cpu_s = coordinator.submit(), coordinator.cpu_s
+    watching = helper("open_dashboards.py", coordinator.fleet.url, str(coordinator.fleet.token_file), run_id,
+                      "--count", str(dashboards)) if dashboards else contextlib.nullcontext()  # fmt: skip
+    with watching:
+        run = coordinator.wait(run_id)
+    return float(run["duration_s"]), coordinator.cpu_s - cpu_s
+
+
+def show(found: dict[str, Any]) -> None:
+    print(f"{'page':10} {'first paint':>12} {'all of it':>12} {'JS heap':>9} {'renderer':>9}")
+    for name, took in found["paint_ms"].items():
+        heap, whole = found["memory_mb"][name]
+        print(f"{name:10} {took['paint']:9.0f} ms {took['all']:9.0f} ms {heap:6.0f} MB {whole:6.0f} MB")
+    print(f"\n{'interaction':28} {'to the second frame':>20} {'longest task':>13}")
+    for name, (took, longest) in found["interaction_ms"].items():
+        print(f"{name:28} {took:17.0f} ms {longest:10.0f} ms")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tests", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=1500.0)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    given = parser.parse_args()
+    if given.quick:
+        given.tests, given.workers, given.rate, given.rounds = 10_000, 200, 1000.0, 1
+    with (
+        tempfile.TemporaryDirectory(prefix="fleetest-dashboard-") as name,
+        local_fleet(Path(name), workers=0) as fleet,
+    ):
+        coordinator = Coordinator(fleet)
+        counts = ("--workers", str(given.workers), "--tests", str(given.tests))
+        pace = ("--mean-s", str(given.workers / given.rate))
+        with helper("simulated_workers.py", fleet.url, str(fleet.token_file), *counts, *pace):
+            coordinator.wait_for_workers(given.workers)
+            run_id = coordinator.submit()
+            coordinator.wait(run_id)
+            found = look(coordinator, run_id, int(given.tests * 0.99), given.workers)
+            show(found)
+            pairs = [(timed_run(coordinator, 0), timed_run(coordinator, DASHBOARDS)) for _ in range(given.rounds)]
+    found["runs_s"] = pairs
+    for alone, watched in pairs:
+        print(
+            f"\nrun alone {alone[0]:.1f} s ({alone[1]:.1f} s of processor), with {DASHBOARDS} dashboards"
+            f" {watched[0]:.1f} s ({watched[1]:.1f} s): {watched[0] / alone[0] - 1:+.1%}"
+        )
+    if given.json is not None:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
