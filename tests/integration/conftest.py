@@ -31,6 +31,8 @@ class Fleet:
         self.suite = directory / "suite"
         self.suite.mkdir()
         self._started: list[subprocess.Popen[str]] = []
+        self._scratch = directory / "scratch"
+        self._scratch.mkdir()
         self._plugins = directory / "plugins"
         if hedges_eagerly:
             self._install("eager_hedging_plugin", EAGER_PLUGIN)
@@ -57,6 +59,8 @@ class Fleet:
     def _start(self, *args: str) -> subprocess.Popen[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
         environment |= {"FLEETEST_DATA": str(self.directory / "data"), "PYTHONUNBUFFERED": "1"}
+        # Who is killed leaves its scratch behind: here pytest removes it.
+        environment["TMPDIR"] = str(self._scratch)
         if args[1] == "coordinator":
             environment["PYTHONPATH"] = str(self._plugins)
         process = subprocess.Popen(
