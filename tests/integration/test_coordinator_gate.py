@@ -169,7 +169,7 @@ def test_strangers_do_not_crowd_out_those_who_have_the_token():
             late = await connect_client(url, TOKEN)
             assert await strangers[0][0].read() == b""  # The oldest had to go.
             await late.close()
-            for _, writer in strangers[1:]:
+            for _, writer in strangers:
                 writer.close()
                 await writer.wait_closed()
             known.send(ClientHello(version=1))
