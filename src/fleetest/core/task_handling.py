@@ -127,7 +127,8 @@ class TaskHandling:
         cluster = self._cluster
         moved = []
         memo: dict[frozenset[WorkerId], frozenset[WorkerId]] = {}
-        for task in tasks:
+        # What a worker lacks is a set: in the order of the plan, so that the same events always have the same effect.
+        for task in sorted(tasks, key=lambda task: task.position):
             if task.state is TaskState.FINISHED or (worker_id in task.lacking) == lacks:
                 continue
             before = task.lacking
