@@ -19,6 +19,7 @@ from fleetest.wire.messages import (
     ClientMessage,
     CoordinatorToClient,
     Goodbye,
+    Heartbeat,
     Refused,
     SubmitRun,
     Welcome,
@@ -30,6 +31,8 @@ LinkOpener = Callable[[list[str]], AbstractAsyncContextManager[ClientLink]]
 """Opens the link on the loop's thread; what it has to tell the user on closing is appended to the list."""
 
 _CLOSE_TIMEOUT_S = 60.0
+_CANCEL_WAIT_S = 2.0
+"""A coordinator that does not answer for so long is not waited for: the user wants out."""
 
 
 class BackgroundFleet:
@@ -51,6 +54,8 @@ class BackgroundFleet:
         self._failure: Exception | None = None
         self._run_id: RunId | None = None
         self._link: ClientLink | None = None
+        self._echoed = threading.Event()
+        """The coordinator has answered what was sent with the last cancellation."""
         self._thread = threading.Thread(target=self._run_loop, name="fleetest", daemon=True)
         try:
             self._thread.start()
@@ -83,7 +88,11 @@ class BackgroundFleet:
 
     def cancel(self, reason: str, *, kill: bool = False, quiet: bool = False) -> None:
         if self._run_id is not None:
+            self._echoed.clear()
             self._send(CancelRun(run_id=self._run_id, reason=reason, kill=kill, quiet=quiet))
+            # The coordinator answers in order: once this comes back it hands out nothing more.
+            self._send(Heartbeat())
+            self._echoed.wait(_CANCEL_WAIT_S)
 
     def close(self) -> list[str]:
         if self._loop is not None and self._thread.is_alive():
@@ -144,7 +153,11 @@ class BackgroundFleet:
     async def _pump(self, link: ClientLink) -> None:
         try:
             while True:
-                self._inbox.put(await link.receive())
+                batch = await link.receive()
+                if any(isinstance(message, Heartbeat) for message in batch):
+                    self._echoed.set()
+                    batch = [message for message in batch if not isinstance(message, Heartbeat)]
+                self._inbox.put(batch)
         except (LinkClosed, RemoteProtocolError) as error:
             self._inbox.put(error)
             assert self._stop is not None

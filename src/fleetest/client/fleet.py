@@ -25,7 +25,10 @@ class Fleet(Protocol):
         """
 
     def cancel(self, reason: str, *, kill: bool = False, quiet: bool = False) -> None:
-        """Cancel the submitted run (see ``core.events.RunCancelled``); RunFinished still follows."""
+        """Cancel the submitted run (see ``core.events.RunCancelled``); RunFinished still follows.
+
+        Returns when the coordinator has taken it in, or does not answer for some seconds.
+        """
 
     def close(self) -> list[str]:
         """End everything that was started for this fleet. Returns lines for the user (trouble with the history)."""
