@@ -158,7 +158,8 @@ class BackgroundFleet:
                     self._echoed.set()
                     batch = [message for message in batch if not isinstance(message, Heartbeat)]
                 self._inbox.put(batch)
-        except (LinkClosed, RemoteProtocolError) as error:
+        except Exception as error:
+            # Also our own mistakes: whoever waits for messages must not wait for ever.
             self._inbox.put(error)
             assert self._stop is not None
             await self._stop.wait()
