@@ -186,6 +186,10 @@ class RunHandling:
             # Fail-fast waits for what runs, as long as it takes: killed tests would leave their fixtures standing.
             if run.leases and not event.quiet:
                 cluster.deadlines.set(("cancel", run.run_id), cluster.now + cluster.limits.cancel_grace_s)
+        elif run.cancellation.is_quiet and not event.quiet and run.leases:
+            # It only waited for what runs; now the user wants out.
+            run.cancellation.is_quiet = False
+            cluster.deadlines.set(("cancel", run.run_id), cluster.now + cluster.limits.cancel_grace_s)
         if event.kill:
             self.kill_all(run, event.reason)
         self.finish_if_done(run)
