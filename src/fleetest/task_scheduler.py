@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from fleetest.core.ageing import Ageing
-from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
+from fleetest.core.dividing import is_worth_dividing, split
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
 from fleetest.core.fair_share import FairShare
 from fleetest.core.group_queue import ClassLine, GroupQueue, Level
@@ -345,7 +345,7 @@ class TaskScheduler:
             return own
         # More urgent work comes first, even if it is in a group that another slot is in.
         active = line.best_active()
-        if active is not None and (best is None or active.priority > best.priority) and _is_worth_dividing(active):
+        if active is not None and (best is None or active.priority > best.priority) and is_worth_dividing(active):
             return active
         return best
 
@@ -357,7 +357,7 @@ class TaskScheduler:
             self._current[slot] = queue
             return queue
         if queue.owner is not None and queue.count > 1:
-            queue = self._split(queue)
+            queue = split(queue, self._next(), self._predict_s)
         elif queue.owner is not None:
             self._owned[queue.owner].pop(queue, None)
         queue.owner = slot
@@ -369,48 +369,6 @@ class TaskScheduler:
         else:
             queue.push()
         return queue
-
-    def _split(self, queue: GroupQueue) -> GroupQueue:
-        far = GroupQueue(queue.level, queue.group, queue.durations, self._next())
-        half_s = queue.expected_s / 2
-        moved_s = 0.0
-        while queue.count > 1 and (not far.count or moved_s < half_s):
-            task = queue.tasks.pop()
-            if task.place is not queue:
-                continue
-            task_s = self._predict_s(task)
-            if far.count and moved_s + task_s > half_s + task_s / 2:
-                queue.tasks.append(task)
-                break
-            moved_s += task_s
-            queue.adjust(task.spec.expected_s, -1)
-            far.tasks.appendleft(task)
-            task.place = far
-            far.adjust(task.spec.expected_s, 1)
-        self._heal_class(queue, far)
-        if queue.count:
-            queue.push()
-        return far
-
-    def _heal_class(self, queue: GroupQueue, far: GroupQueue) -> None:
-        """If the cut goes through a class, move it to the nearer end of that class that leaves both sides something."""
-        last, first = queue.last(), far.first()
-        if last is None or first is None or not is_same_class(last, first):
-            return
-        in_far = sum(is_same_class(last, task) for task in far.tasks)
-        in_queue = sum(is_same_class(first, task) for task in queue.tasks if task.place is queue)
-        if in_far < far.count and (in_far <= in_queue or in_queue == queue.count):
-            for _ in range(in_far):
-                first = far.tasks.popleft()
-                _move(first, far, queue)
-                queue.tasks.append(first)
-        elif in_queue < queue.count:
-            for _ in range(in_queue):
-                last = queue.last()
-                assert last is not None
-                queue.tasks.pop()
-                _move(last, queue, far)
-                far.tasks.appendleft(last)
 
     def _queue_for(self, task: Task, apart: bool) -> GroupQueue:
         line = self._lines.get(task.task_class)
@@ -521,20 +479,3 @@ class TaskScheduler:
     def _next(self) -> int:
         self._count += 1
         return self._count
-
-
-def _is_worth_dividing(queue: GroupQueue) -> bool:
-    """False for the rest of a class with little work: whoever is in it finishes it."""
-    first, last = queue.first(), queue.last()
-    if last is None:
-        return True
-    is_begun = queue.before is not None and is_same_class(queue.before, last)
-    if not is_begun and (first is None or first is last or not is_same_class(first, last)):
-        return True
-    return queue.expected_s >= 2 * WORTH_DIVIDING_S
-
-
-def _move(task: Task, source: GroupQueue, target: GroupQueue) -> None:
-    source.adjust(task.spec.expected_s, -1)
-    task.place = target
-    target.adjust(task.spec.expected_s, 1)
