@@ -142,6 +142,18 @@ def test_it_flaps_no_more_when_fewer_than_half_are_in_the_window(watch):
     assert watch.prove(2)[0].trust is Trust.FULL
 
 
+def test_it_still_flaps_while_half_are_in_the_window_as_it_was_lost_again(watch):
+    for now in (0.0, 10.0, 20.0, 30.0):
+        watch.at(now)
+        watch.lose()
+    watch.prove(2)
+    watch.at(115.0)
+    assert watch.lose() == []
+    assert watch.at(129.9) == [], "the losses at 30 and 115 s"
+    assert watch.at(130.0) == [Finding(W, "flapping")]
+    assert watch.trust.next_deadline() is None
+
+
 def test_another_loss_on_probation_is_quarantine_and_no_second_alert(watch):
     for now in (0.0, 10.0, 20.0, 30.0):
         watch.at(now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import median
 
 from fleetest.core.alerts import Cause
 from fleetest.core.model import Instant, WorkerId
@@ -62,7 +63,7 @@ class Drift:
         pace.ratios.append(math.log(duration_s / expected_s))
         if len(pace.ratios) < WINDOW:
             return []
-        ratios, pace.ratios = sorted(pace.ratios), []
+        ratios, pace.ratios = pace.ratios, []
         return self._look(worker_id, pace, ratios, now)
 
     def forget(self, worker_id: WorkerId) -> list[Finding]:
@@ -71,15 +72,15 @@ class Drift:
         return [Finding(worker_id, Cause.SLOWER_THAN_BEFORE)] if pace is not None and pace.is_found else []
 
     def _look(self, worker_id: WorkerId, pace: _Pace, ratios: list[float], now: Instant) -> list[Finding]:
-        median = _middle(ratios)
-        spread = 1.4826 * _middle(sorted(abs(ratio - median) for ratio in ratios))
+        middle = median(ratios)
+        spread = 1.4826 * median(abs(ratio - middle) for ratio in ratios)
         error = 1.2533 * spread / math.sqrt(len(ratios))
         fleet = self._fleet(worker_id, now)
-        pace.latest, pace.latest_at = median, now
+        pace.latest, pace.latest_at = middle, now
         self._paces[worker_id] = self._paces.pop(worker_id)
         if fleet is None:
             return []
-        slowness = median - fleet
+        slowness = middle - fleet
         pace.windows += 1
         if pace.windows <= BASELINE_WINDOWS:
             pace.baseline += (slowness - pace.baseline) / pace.windows
@@ -115,10 +116,4 @@ class Drift:
                 latest.append(pace.latest)
                 if len(latest) == COMPARED_MAX:
                     break
-        return _middle(sorted(latest)) if latest else None
-
-
-def _middle(values: list[float]) -> float:
-    """The median of sorted values."""
-    half = len(values) // 2
-    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
+        return median(latest) if latest else None

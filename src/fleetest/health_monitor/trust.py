@@ -142,7 +142,7 @@ class Trustworthiness:
                 self._try_out(record, "its quarantine is over")
             else:
                 self._drop_old_losses(record, now)
-                self._calm(record)
+                self._look_at_calm(record)
         judgements, self._judgements = self._judgements, []
         return judgements
 
@@ -173,7 +173,8 @@ class Trustworthiness:
 
     def _drop_old_losses(self, record: _Record, now: Instant) -> None:
         losses = record.losses
-        while losses and losses[0] <= now - self._limits.flapping_window_s:
+        # Computed like the deadline of ``_look_at_calm``: what that was set for is old when it is reached.
+        while losses and losses[0] + self._limits.flapping_window_s <= now:
             losses.popleft()
 
     def _look_at_calm(self, record: _Record) -> None:
