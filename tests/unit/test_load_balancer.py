@@ -124,6 +124,16 @@ def test_a_worker_that_is_busy_for_longer_scores_lower(cluster):
     assert found[short.worker_id].free > found[long.worker_id].free
 
 
+def test_an_empty_worker_has_a_score_while_a_lock_is_held_elsewhere(cluster):
+    cluster.join("a")
+    cluster.join("b")
+    lock = parse_options({"lock": "db"}).requirements
+    cluster.submit(task("1", requirements=lock, expected_s=1.0), task("2", requirements=lock, expected_s=1.0))
+    found = totals(cluster, "2")
+    busy = cluster.worker_of("1")
+    assert found[busy] < found["a" if busy == "b" else "b"]
+
+
 def test_the_standing_of_a_worker_is_in_the_snapshot(cluster):
     for name in ("fast", "slow"):
         cluster.join(name, slots=2)

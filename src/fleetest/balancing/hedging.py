@@ -24,8 +24,8 @@ _SUSPECT = frozenset({WorkerState.SUSPECT, WorkerState.DISCONNECTED})
 
 def count_hedges(busy: Iterable[Slot]) -> int:
     """Tasks that are executed twice."""
-    heads = [head for slot in busy for head in [slot.head()] if head is not None and head.task.extra_leases]
-    return len({head.task for head in heads if head.task.requirements.workers == 1})
+    tasks = {head.task for slot in busy if (head := slot.head()) is not None and head.task.extra_leases}
+    return sum(task.requirements.workers == 1 for task in tasks)
 
 
 class Hedging:

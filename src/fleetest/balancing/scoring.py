@@ -16,7 +16,8 @@ def free_of(placement: Placement, worker: Worker, task: Task, expected_s: float)
     """The mean of how soon it would start, against how long it takes, and of the share of slots without work."""
     empty = sum(not slot.leases for slot in worker.slots)
     is_free = empty and placement.can_reserve(worker, task.requirements)
-    wait_s = 0.0 if is_free else min(slot.queued_s for slot in worker.slots if slot.leases)
+    # Nothing runs there and yet it cannot start: what it waits for is held elsewhere.
+    wait_s = 0.0 if is_free else min((slot.queued_s for slot in worker.slots if slot.leases), default=0.0)
     soon = expected_s / (expected_s + wait_s) if wait_s else 1.0
     return (soon + (empty + 1) / (len(worker.slots) + 1)) / 2
 
