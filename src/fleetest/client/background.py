@@ -157,10 +157,12 @@ class BackgroundFleet:
                 if any(isinstance(message, Heartbeat) for message in batch):
                     self._echoed.set()
                     batch = [message for message in batch if not isinstance(message, Heartbeat)]
-                self._inbox.put(batch)
+                if batch:
+                    self._inbox.put(batch)
         except Exception as error:
             # Also our own mistakes: whoever waits for messages must not wait for ever.
             self._inbox.put(error)
+            self._echoed.set()
             assert self._stop is not None
             await self._stop.wait()
 
