@@ -63,7 +63,10 @@ class AuditLog:
         """By what they are limited by, the oldest first."""
         self._descriptor = -1
         self._size_bytes = 0
-        self._open()
+        try:
+            self._open()
+        except OSError as error:
+            raise UserError(f"cannot write to the audit log {path}: {error.strerror}") from error
 
     def write(
         self,
@@ -127,6 +130,8 @@ class AuditLog:
         try:
             if self._size_bytes + len(encoded) > FILE_BYTES_MAX:
                 self._put_aside()
+            if self._descriptor < 0:
+                self._open()
             self._size_bytes += os.write(self._descriptor, encoded)
         except OSError as error:
             _log.error("cannot write to the audit log %s: %s", self._path, error.strerror)
@@ -138,20 +143,18 @@ class AuditLog:
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._descriptor = os.open(self._path, flags, 0o600)
-        except OSError as error:
-            raise UserError(f"cannot write to the audit log {self._path}: {error.strerror}") from error
+        self._descriptor = os.open(self._path, flags, 0o600)
         self._size_bytes = os.fstat(self._descriptor).st_size
 
     def _put_aside(self) -> None:
+        """The next line begins a new file; if that cannot be opened, a later one tries again."""
         self._close_file()
+        self._size_bytes = 0
         for number in range(FILES_KEPT - 1, 0, -1):
             older = self._path.with_name(f"{AUDIT_NAME}.{number}")
             if older.exists():
                 older.replace(self._path.with_name(f"{AUDIT_NAME}.{number + 1}"))
         self._path.replace(self._path.with_name(f"{AUDIT_NAME}.1"))
-        self._open()
 
 
 def _bounded(text: str) -> str:

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -77,6 +78,8 @@ class FileCredentials:
             draft.replace(self._used_path)
         except OSError as error:
             _log.warning("cannot write %s: %s", self._used_path, error.strerror)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
 
 
 def read_used(data_directory: Path) -> dict[str, float]:
@@ -92,4 +95,5 @@ def _stamp(path: Path) -> tuple[int, int, int]:
         facts = path.stat()
     except OSError:
         return (0, 0, 0)
-    return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    # Not the time of its content alone: what was wrong with it may have been its mode or owner.
+    return (facts.st_ino, facts.st_ctime_ns, facts.st_size)

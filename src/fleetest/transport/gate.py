@@ -92,7 +92,7 @@ class Gate:
         identity = self._credentials.identify(secret)
         if identity is not None:
             return identity
-        self._count_failure(address)
+        self.count_failure(address)
         raise Problem(401, "wrong_token", "this token is not known here, was revoked or has expired", CHALLENGE)
 
     def count(self, problem: Problem, identity: Identity | None) -> None:
@@ -101,17 +101,14 @@ class Gate:
         if identity is not None and problem.code == "role_not_allowed":
             self.denied[identity.role] += 1
 
-    def count_wrong_code(self, address: str) -> None:
-        self._count_failure(address)
-
     def _bearer(self, header: str, address: str) -> Identity:
         scheme, _, given = header.partition(" ")
         if scheme.lower() != "bearer":
             raise Problem(401, "token_needed", "send a token: Authorization: Bearer TOKEN", CHALLENGE)
         return self.identify(given.strip(), address)
 
-    def _count_failure(self, address: str) -> None:
-        """Raises Problem 429 if there were too many before."""
+    def count_failure(self, address: str) -> None:
+        """A wrong token or code came from there. Raises Problem 429 if there were too many before."""
         now = self._clock()
         times = self._failures.pop(address, None) or deque()
         while times and times[0] <= now - FAILURES_WINDOW_S:

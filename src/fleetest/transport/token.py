@@ -80,22 +80,30 @@ def refuse_unsafe_file(path: Path, facts: os.stat_result) -> None:
         raise _refused(f"others can read the token file {path}", f"chmod 600 {path}")
 
 
+def write_private(path: Path, content: bytes, *, is_new: bool = False) -> None:
+    """A file that only its owner can read; it appears whole or not at all. Raises OSError.
+
+    ``is_new``: FileExistsError if it is there.
+    """
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        if is_new:
+            os.link(draft, path)
+        else:
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def write_token(path: Path, token: str, *, is_new: bool) -> None:
     """Appears whole or not at all. ``is_new``: one that is there stays, so that two who start together agree."""
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(token.encode() + b"\n")
-                file.flush()
-                os.fsync(descriptor)
-            if is_new:
-                os.link(draft, path)
-            else:
-                os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_private(path, token.encode() + b"\n", is_new=is_new)
     except FileExistsError:
         return
     except OSError as error:

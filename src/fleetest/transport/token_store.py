@@ -19,7 +19,14 @@ import msgspec
 
 from fleetest.errors import ExitStatus, UserError
 from fleetest.transport.identity import Role, hash_secret
-from fleetest.transport.token import TOKEN_NAMES, ensure_data_directory, read_token, refuse_unsafe_file, write_token
+from fleetest.transport.token import (
+    TOKEN_NAMES,
+    ensure_data_directory,
+    read_token,
+    refuse_unsafe_file,
+    write_private,
+    write_token,
+)
 
 TOKENS_NAME = "tokens.json"
 USED_NAME = "tokens-used.json"
@@ -192,14 +199,8 @@ class TokenStore:
             raise UserError(message, ExitStatus.REFUSED) from error
 
     def _write(self, file: _File) -> None:
-        draft = self._directory / f".{TOKENS_NAME}-{secrets.token_hex(8)}"
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as opened:
-                opened.write(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
-                opened.flush()
-                os.fsync(descriptor)
-            draft.replace(self.path)
+            write_private(self.path, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
 

@@ -57,7 +57,7 @@ class LoginRoutes:
         if body.code:
             identity = self._context.sessions.redeem(body.code)
             if identity is None:
-                gate.count_wrong_code(address)
+                gate.count_failure(address)
                 raise Problem(401, "wrong_code", "this link was used already or is too old: make a new one")
         else:
             identity = gate.identify(body.token.strip(), address)
