@@ -63,7 +63,7 @@ class Coordinator:
         return self.answers["/".join(path)]
 
     def pages(self, *path, limit=None, text="", **query):
-        found = [item for item in self.answers["/".join(path)] if text in item.get("task_id", "")]
+        found = [item for item in self.answers["/".join(path)] if text in item.get("task_id", item.get("run_id", ""))]
         return iter(found[:limit])
 
     def post(self, *path, body=None):
@@ -208,6 +208,11 @@ def test_ids_are_found_by_their_beginning_and_never_guessed():
     assert find_run(coordinator, "abc")["run_id"] == "abc1"
     assert find_worker(coordinator, "w1")["worker_id"] == "w1"
     assert [task["task_id"] for task in find_tasks(coordinator, "abc1", "a::b")] == ["a::b"]
+    coordinator.answers["runs/abc1/tasks"] = [{"task_id": f"a::b{number}"} for number in range(30)] + [
+        {"task_id": "a::b"}
+    ]
+    assert [task["task_id"] for task in find_tasks(coordinator, "abc1", "a::b")] == ["a::b"]
+    assert len(find_tasks(coordinator, "abc1", "a::")) == 20
     for find, text in ((find_run, "ab"), (find_run, "x"), (find_worker, "w"), (find_worker, "y")):
         with pytest.raises(UserError):
             find(coordinator, text)

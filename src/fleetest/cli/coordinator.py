@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import ssl
-from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fleetest.cli.event_loop import run_event_loop, until_stopped
+from fleetest.cli.worker import parse_pair
 from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
 
@@ -67,15 +67,6 @@ def coordinator(**flags: Any) -> int:
     """
     settings = load(CoordinatorSettings, flags)
     return run_event_loop(_serve(settings))
-
-
-def run_event_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Run ``main`` on uvloop if it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return int(uvloop.run(main))
 
 
 async def _serve(settings: CoordinatorSettings) -> int:
@@ -165,22 +156,8 @@ def _webhooks(settings: CoordinatorSettings) -> Webhooks:
     return Webhooks(urls, secret)
 
 
-async def until_stopped(failed: asyncio.Event | None = None) -> None:
-    """Until SIGTERM, Ctrl-C, or ``failed``."""
-    failed = failed or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    waits = {loop.create_task(stopped.wait()), loop.create_task(failed.wait())}
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-
-
 def parse_announcement(text: str) -> Capabilities:
     """Capabilities of ``gpus=1, cuda=12.4, browser=chrome, browser=firefox``. Raises UserError."""
-    from fleetest.cli.worker import parse_pair
     from fleetest.core.model import Capabilities
     from fleetest.core.quantities import RequirementError, parse_size, read_number
 

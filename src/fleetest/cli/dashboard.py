@@ -42,7 +42,7 @@ def dashboard(
     from fleetest.operator.dashboard_link import describe, make_link
 
     if port is not None:
-        from fleetest.cli.coordinator import run_event_loop
+        from fleetest.cli.event_loop import run_event_loop
 
         url, token = find_url(coordinator), find_token(token_file, data)
         return run_event_loop(_serve(url, token, tls_ca, port, is_opened))
@@ -67,7 +67,7 @@ async def _serve(url: str, token: str, tls_ca: Path | None, port: int, is_opened
     import time
 
     from fleetest.api.handlers.login import LoginRoutes
-    from fleetest.cli.coordinator import until_stopped
+    from fleetest.cli.event_loop import until_stopped
     from fleetest.dashboard_proxy import DashboardProxy
     from fleetest.dashboard_server import DashboardServer
     from fleetest.errors import ExitStatus

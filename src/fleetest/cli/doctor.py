@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from fleetest.cli.connection import show_json, with_json
+from fleetest.cli.connection import finds_coordinator, show_json, with_json
 from fleetest.errors import ExitStatus
 from fleetest.operator.terminal_table import cell
 
-_PATH = click.Path(path_type=Path, readable=False)
 _SIGNS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "wrong": ("BAD ", "red")}
 
 
 @click.command()
-@click.option(
-    "--coordinator", metavar="URL", help="Its address  [default: $FLEETEST_COORDINATOR, else ws://127.0.0.1:8765]"
-)
-@click.option("--token-file", type=_PATH, metavar="FILE", help="A token of it.")
-@click.option("--data", type=_PATH, metavar="DIR", help="A coordinator's data directory on this machine.")
-@click.option("--tls-ca", type=_PATH, metavar="FILE", help="Certificate authority to trust (PEM).")
+@finds_coordinator
 @with_json
 def doctor(
     coordinator: str | None, token_file: Path | None, data: Path | None, tls_ca: Path | None, as_json: bool
@@ -38,7 +33,8 @@ def doctor(
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
             sign, colour = _SIGNS[finding.state]
-            click.echo(f"{click.style(sign, fg=colour)}  {finding.name:<{width}}  {cell(finding.detail)}")
+            line = f"{click.style(sign, fg=colour)}  {finding.name:<{width}}  {cell(finding.detail)}"
+            click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
             if finding.remedy and finding.state != "ok":
                 click.echo(f"      {'':<{width}}  do: {cell(finding.remedy)}")
     is_wrong = any(finding.state == "wrong" for finding in findings)

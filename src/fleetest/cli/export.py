@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleetest.client.terminal_text import printable
+from fleetest.cli.connection import finds_coordinator
 from fleetest.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,12 +21,7 @@ _PATH = click.Path(path_type=Path, readable=False)
 @click.option("--format", "name", type=click.Choice(["junit", "json", "csv", "html"]), required=True)
 @click.option("--output", "-o", type=_PATH, metavar="FILE", help="Write it there instead of printing it.")
 @click.option("--history", type=_PATH, metavar="FILE", help="Read a history file instead of asking a coordinator.")
-@click.option(
-    "--coordinator", metavar="URL", help="Its address  [default: $FLEETEST_COORDINATOR, else ws://127.0.0.1:8765]"
-)
-@click.option("--token-file", type=_PATH, metavar="FILE", help="A token of it.")
-@click.option("--data", type=_PATH, metavar="DIR", help="Its data directory, if it is on this machine.")
-@click.option("--tls-ca", type=_PATH, metavar="FILE", help="Certificate authority to trust (PEM).")
+@finds_coordinator
 def export(
     run: str,
     name: str,
@@ -67,19 +62,8 @@ def export(
 
 
 def _from_history(path: Path, run: str) -> ExportedRun:
+    from fleetest.cli.history import opened_history, the_run
     from fleetest.operator.exported_run import from_history
-    from fleetest.storage.history_database import HistoryUnusable, open_history
-    from fleetest.storage.history_queries import HistoryQueries
 
-    if not path.exists():
-        raise HistoryUnusable(f"no history at {path}: run tests with --fleet first, or name another file")
-    connection = open_history(path, lock_wait_s=2.0, read_only=True)
-    try:
-        queries = HistoryQueries(connection)
-        found = queries.run_ids(run, limit=2)
-        if len(found) != 1:
-            many = "more than one run begins" if found else "no run in the history begins"
-            raise UserError(f"{many} with {printable(run)!r}: see fleetest history runs")
-        return from_history(queries, found[0])
-    finally:
-        connection.close()
+    with opened_history(path, None) as queries:
+        return from_history(queries, the_run(queries, run))

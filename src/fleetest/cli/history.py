@@ -6,19 +6,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from fleetest.client.terminal_text import printable
 from fleetest.errors import UserError
+from fleetest.operator.terminal_table import cell, print_table, terminal
 from fleetest.storage.history_database import HistoryUnusable, explain, open_history
 from fleetest.storage.history_ingest import ingest_orphans
 from fleetest.storage.history_queries import Answer, HistoryQueries
 from fleetest.storage.spool import pending_spools, spool_directory
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -237,49 +235,17 @@ def _plain(value: Any) -> Any:
 
 
 def _show_table(columns: tuple[str, ...], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-
     cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(columns))]
-    console = Console(highlight=False)
-    if console.is_terminal:
-        _show_rich(console, columns, cells, numeric)
-        return
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    for line in [list(columns), *cells]:
-        padded = [
-            cell.rjust(width) if is_number else cell.ljust(width)
-            for cell, width, is_number in zip(line, widths, numeric, strict=True)
-        ]
-        click.echo("  ".join(padded).rstrip())
-
-
-def _show_rich(console: Console, columns: tuple[str, ...], cells: list[list[str]], numeric: list[bool]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, is_number in zip(columns, numeric, strict=True):
-        justify = "right" if is_number else "left"
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-
-    for line in cells:
-        if "run_id" in columns:
-            line[columns.index("run_id")] = line[columns.index("run_id")][:_RUN_ID_CHARS]
-        # Text and not strings: names of tests are no markup.
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in line))
-    console.print(table)
-
-
-_STYLES = {
-    "passed": "green",
-    "failed": "red",
-    "error": "red",
-    "timeout": "red",
-    "crashed": "red",
-    "oom": "red",
-    "quarantined": "yellow",
-}
+    numeric = {
+        name
+        for position, name in enumerate(columns)
+        if all(isinstance(row[position], (int, float)) or row[position] is None for row in rows)
+    }
+    if "run_id" in columns and terminal() is not None:
+        position = columns.index("run_id")
+        for line in cells:
+            line[position] = line[position][:_RUN_ID_CHARS]
+    print_table(columns, cells, numeric)
 
 
 def _cell(value: Any) -> str:
@@ -290,4 +256,4 @@ def _cell(value: Any) -> str:
         return f"{value:.3f}"
     if hasattr(value, "isoformat"):
         return str(value.isoformat(sep=" ", timespec="seconds"))
-    return printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")
+    return cell(value)

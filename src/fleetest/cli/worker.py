@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.coordinator import run_event_loop
+from fleetest.cli.event_loop import run_event_loop
 from fleetest.config import WorkerSettings, find_token, load
 from fleetest.errors import ExitStatus, UserError
 

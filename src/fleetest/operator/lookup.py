@@ -6,7 +6,7 @@ from typing import Any
 
 from fleetest.client.terminal_text import printable
 from fleetest.errors import UserError
-from fleetest.operator.api_client import ApiClient
+from fleetest.operator.api_client import PAGE, ApiClient
 
 FOUND_MAX = 20
 
@@ -22,7 +22,7 @@ def find_run(client: ApiClient, text: str) -> dict[str, Any]:
             raise UserError("there is no run yet: start one with pytest --fleet, or fleetest run")
         return dict(newest[0])
     found = []
-    for run in client.pages("runs", limit=10_000):
+    for run in client.pages("runs", text=text):
         if run["run_id"] == text:
             return dict(run)
         if run["run_id"].startswith(text):
@@ -37,10 +37,11 @@ def find_run(client: ApiClient, text: str) -> dict[str, Any]:
 
 def find_tasks(client: ApiClient, run_id: str, text: str) -> list[dict[str, Any]]:
     """The task of that id, else those with ``text`` in theirs, at most FOUND_MAX. Raises UserError if there is none."""
-    tasks = list(client.pages("runs", run_id, "tasks", text=text, limit=FOUND_MAX))
+    # A page, not just as many as are shown: the very id may come after longer ones.
+    tasks = list(client.pages("runs", run_id, "tasks", text=text, limit=PAGE))
     exact = [task for task in tasks if task["task_id"] == text]
     if exact or tasks:
-        return exact or tasks
+        return exact or tasks[:FOUND_MAX]
     raise UserError(
         f"no test of run {run_id[:12]} has {printable(text)!r} in its name: see fleetest show {run_id[:12]}"
     )

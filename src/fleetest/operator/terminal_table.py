@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +67,15 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Sequence[str] = ()) -> None:
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Collection[str] = ()) -> None:
     """In columns, with colours on a terminal; columns in ``numeric`` are aligned to the right."""
-    from rich.console import Console
+    print_table(columns, [[cell(value) for value in row] for row in rows], numeric)
 
-    cells = [[cell(value) for value in row] for row in rows]
-    console = Console(highlight=False)
-    if console.is_terminal:
+
+def print_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Collection[str]) -> None:
+    """The same for texts that went through ``cell`` or the like."""
+    console = terminal()
+    if console is not None:
         console.print(_rich_table(columns, cells, numeric))
         return
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
@@ -85,7 +87,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric
         click.echo("  ".join(padded).rstrip())
 
 
-def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[str]) -> Any:
+def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Collection[str]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
@@ -102,7 +104,7 @@ def show_facts(facts: Sequence[tuple[str, Any]]) -> None:
     """Name and value, one pair a line."""
     shown = [(name, cell(value)) for name, value in facts if value not in (None, "")]
     width = max((len(name) for name, _ in shown), default=0)
-    console = _console()
+    console = terminal()
     for name, value in shown:
         if console is not None:
             from rich.text import Text
@@ -112,7 +114,8 @@ def show_facts(facts: Sequence[tuple[str, Any]]) -> None:
             click.echo(f"{name:<{width}}  {value}")
 
 
-def _console() -> Console | None:
+def terminal() -> Console | None:
+    """Standard output as a terminal; None if it is none."""
     from rich.console import Console
 
     console = Console(highlight=False)
