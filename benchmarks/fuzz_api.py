@@ -84,7 +84,6 @@ def fuzz(arguments: argparse.Namespace, url: str, token: str) -> int:
         str(arguments.seed),
         "--exclude-operation-id",
         LEFT_OUT,
-        # What it submits is garbage for the workers of a fleet that is thrown away.
         "--exclude-operation-id",
         "post_logout",
     ]

@@ -23,6 +23,7 @@ from support.following import PytestTarget, command
 from support.meeting import most_at_once
 
 from fleetest.core.model import Limits, TaskId
+from fleetest.core.snapshot import ClusterSnapshot
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.task_scheduler import TaskScheduler
@@ -333,8 +334,8 @@ class WorkerHealthTests(FleetCase):
         self.fleet.start_workers("w1", "w2")
         first = {worker.worker_id: worker.last_seen for worker in self.fleet.snapshot().workers}
 
-        def all_beat_on(snapshot: object) -> bool:
-            now = {worker.worker_id: worker.last_seen for worker in self.fleet.snapshot().workers}
+        def all_beat_on(snapshot: ClusterSnapshot) -> bool:
+            now = {worker.worker_id: worker.last_seen for worker in snapshot.workers}
             return all(now[name] >= first[name] + 4 * 0.5 for name in first)
 
         self.fleet.wait_until(all_beat_on, "four intervals of heartbeats pass")

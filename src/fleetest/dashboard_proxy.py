@@ -58,6 +58,7 @@ class DashboardProxy:
         self._token = token
         self._tls: ssl.SSLContext | bool = tls_context(tls_ca) if self.url.startswith("https:") else True
         self._session: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(REQUESTS_MAX)
         self._listeners: set[web.WebSocketResponse[Any]] = set()
 
     def start(self) -> None:
@@ -71,7 +72,6 @@ class DashboardProxy:
             trust_env=False,
             auto_decompress=False,
         )
-        self._turns = asyncio.Semaphore(REQUESTS_MAX)
 
     async def close(self) -> None:
         await asyncio.gather(*(_close(each, 1001, b"stopping") for each in list(self._listeners)))

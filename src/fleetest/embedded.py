@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fleetest.errors import LinkClosed, UserError
 
 if TYPE_CHECKING:
     from fleetest.client.fleet import Fleet
+    from fleetest.coordinator import Coordinator
     from fleetest.processes.launch import PrestartedTemplate
     from fleetest.storage.history import HistoryRecorder
     from fleetest.transport.link import Link
@@ -54,22 +56,16 @@ def open_fleet(
         return _open_remote(target, token_file, data_directory, tls_ca, has_dashboard=dashboard_port is not None)
     slots = embedded_slots(target)
     announcements: list[str] = []
-
-    @asynccontextmanager
-    async def open_link(notices: list[str]) -> AsyncIterator[ClientLink]:
-        async with _embedded_fleet(
-            slots,
-            root_directory,
-            history,
-            python,
-            prestarted,
-            (balancing, scheduler),
-            notices,
-            dashboard_port,
-            announcements,
-        ) as link:
-            yield link
-
+    open_link = partial(
+        _embedded_fleet,
+        slots=slots,
+        history_path=history,
+        python=python,
+        prestarted=prestarted,
+        policies=(balancing, scheduler),
+        dashboard_port=dashboard_port,
+        announcements=announcements,
+    )
     fleet = BackgroundFleet(open_link, announcements)
     fleet.wait_connected()
     return fleet
@@ -113,13 +109,13 @@ def _open_remote(
 
 @asynccontextmanager
 async def _embedded_fleet(
+    notices: list[str],
+    *,
     slots: int,
-    root_directory: Path,
     history_path: Path | None,
     python: str | None,
     prestarted: PrestartedTemplate | None,
     policies: tuple[str | None, str | None],
-    notices: list[str],
     dashboard_port: int | None,
     announcements: list[str],
 ) -> AsyncIterator[ClientLink]:
@@ -146,10 +142,7 @@ async def _embedded_fleet(
     around = AsyncExitStack()
     try:
         if dashboard_port is not None:
-            from fleetest.dashboard_of_run import serve_dashboard
-
-            served = serve_dashboard(coordinator, history, dashboard_port)
-            announcements.append(await around.enter_async_context(served))
+            await around.enter_async_context(_dashboard(coordinator, history, dashboard_port, announcements))
         serving += [
             asyncio.ensure_future(_watched(part, coordinator_end_of_client))
             for part in (
@@ -169,13 +162,27 @@ async def _embedded_fleet(
                 await task
         with suppress(Exception):
             await around.aclose()
-        if dashboard_port is not None and announcements:
-            hint = " (what was recorded: fleetest history)" if history is not None else ""
-            announcements.append(f"the dashboard is closed with the run: its link is dead{hint}")
         if prestarted is not None and prestarted.start is not None:
             shutil.rmtree(prestarted.start["scratch"], ignore_errors=True)
         if history is not None:
             notices.extend(await _close_history(history))
+
+
+@asynccontextmanager
+async def _dashboard(
+    coordinator: Coordinator, history: HistoryRecorder | None, port: int, announcements: list[str]
+) -> AsyncIterator[None]:
+    """Served meanwhile; the user is told where, and at the end that it is gone."""
+    from fleetest.dashboard_of_run import serve_dashboard
+
+    try:
+        async with serve_dashboard(coordinator, history, port) as line:
+            announcements.append(line)
+            yield
+    finally:
+        if announcements:
+            hint = " (what was recorded: fleetest history)" if history is not None else ""
+            announcements.append(f"the dashboard is closed with the run: its link is dead{hint}")
 
 
 async def _close_history(history: HistoryRecorder) -> list[str]:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -23,10 +24,7 @@ TIMEOUT_S = 60.0
 LINK = re.compile(r"(http://127\.0\.0\.1:(\d+))/login#code=(\S+)")
 GATED = """
 import pathlib
-import time
 import pytest
-
-from fleetest.errors import ExitStatus
 
 GATE = pathlib.Path(__file__).with_name("gate")
 
@@ -35,8 +33,7 @@ def test_one(number):
     assert number != 1, "broken on purpose"
 
 def test_waits():
-    while not GATE.exists():
-        time.sleep(0.01)
+    GATE.open().close()  # A pipe: it waits for whoever opens the other end.
 """
 
 
@@ -231,7 +228,18 @@ def test_a_token_that_is_refused_is_one_line(start: Callable[..., subprocess.Pop
 def embedded_run(start: Callable[..., subprocess.Popen[str]], suite: Path, *args: str) -> subprocess.Popen[str]:
     suite.mkdir(exist_ok=True)
     (suite / "test_gated.py").write_text(GATED)
+    os.mkfifo(suite / "gate")
     return start("pytest", "-p", "no:cacheprovider", "--fleet", "2", "--fleet-dashboard", *args, directory=suite)
+
+
+@contextmanager
+def opened_gate(suite: Path) -> Iterator[None]:
+    """Meanwhile nothing waits at the gate, whenever it comes there."""
+    gate = os.open(suite / "gate", os.O_RDWR)  # For both directions: this never waits itself.
+    try:
+        yield
+    finally:
+        os.close(gate)
 
 
 def test_an_embedded_run_is_followed_while_it_runs(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
@@ -267,8 +275,8 @@ def test_an_embedded_run_is_followed_while_it_runs(start: Callable[..., subproce
     output, _ = other.communicate(timeout=TIMEOUT_S)
     assert (other.returncode, "2 passed" in output) == (1, True), output
 
-    (suite / "gate").touch()
-    rest, _ = run.communicate(timeout=TIMEOUT_S)
+    with opened_gate(suite):
+        rest, _ = run.communicate(timeout=TIMEOUT_S)
     assert run.returncode == 1
     assert "1 failed, 3 passed" in rest
     assert "the dashboard is closed with the run: its link is dead (what was recorded: fleetest history)" in rest
@@ -290,9 +298,9 @@ def test_nothing_is_left_of_a_dashboard_whose_run_is_ended(
     browser = Browser(line_with(run, "dashboard:"))
     assert browser.log_in() == 200
     line_with(run, "collected")
-    (tmp_path / "suite" / "gate").touch()
-    run.send_signal(number)
-    run.communicate(timeout=TIMEOUT_S)
+    with opened_gate(tmp_path / "suite"):
+        run.send_signal(number)
+        run.communicate(timeout=TIMEOUT_S)
     assert is_refused(browser.port)
 
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from support.following import FollowedRun, Work, connect, submission
+from support.following import PATIENCE_S, FollowedRun, Work, connect, submission
 from support.meeting import Meeting
 
 from fleetest.api.application import Api
@@ -46,8 +46,6 @@ from fleetest.transport.token_store import TokenStore
 
 T = TypeVar("T")
 
-PATIENCE_S = 60.0
-"""A wait that is longer has failed; no test is faster or slower by it."""
 LIMITS = Limits(heartbeat_interval_s=1.0, reconnect_grace_s=0.3)
 _MARK = "TESTS_OF_FLEET"
 """Every process of a fleet carries the folder in this variable, so that one which stays behind is found."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import unittest
 
-from support.fleet import Fleet
+from support.fleet import LIMITS, Fleet
 from support.following import Command, command
-
-from fleetest.core.model import Limits
 
 
 class FleetCase(unittest.TestCase):
     """One fleet per test."""
 
-    limits: Limits | None = None
+    limits = LIMITS
 
     def setUp(self) -> None:
         """A coordinator that answers, with an empty database, and no worker yet."""
-        self.fleet = Fleet() if self.limits is None else Fleet(self.limits)
+        self.fleet = Fleet(self.limits)
         self.addCleanup(self.fleet.close)
 
     def tearDown(self) -> None:

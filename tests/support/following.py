@@ -19,6 +19,7 @@ from fleetest.transport.websocket import connect_client
 from fleetest.wire import messages as wire
 
 PATIENCE_S = 60.0
+"""A wait that is longer has failed; no test is faster or slower by it."""
 
 
 @dataclass(frozen=True)

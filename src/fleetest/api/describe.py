@@ -40,24 +40,25 @@ def task_counts(runs: Iterable[Run]) -> answers.TaskCounts:
     return answers.TaskCounts(waiting=waiting, leased=leased, running=running, finished=finished)
 
 
+def live_state(run: Run) -> str:
+    """collecting, running or cancelling."""
+    if run.cancellation is not None:
+        return "cancelling"
+    return "running" if run.tasks or all(suite.is_settled for suite in run.suites.values()) else "collecting"
+
+
 def live_run(run: Run, indexed: IndexedRun, now_wall: float, remaining_s: float | None) -> answers.RunSummary:
     submission = indexed.facts.submission
     counts = all_counts(run.counts)
     is_over = run.is_finished
     ended_at = indexed.ended_at
-    if is_over:
-        state = "finished"
-    elif run.cancellation is not None:
-        state = "cancelling"
-    else:
-        state = "running" if run.tasks or all(suite.is_settled for suite in run.suites.values()) else "collecting"
     return answers.RunSummary(
         run_id=run.run_id,
         title=submission.title,
         owner=run.owner,
         directory=directory_of(submission),
         priority=run.priority,
-        state=state,
+        state="finished" if is_over else live_state(run),
         outcome=indexed.facts.outcome if is_over else None,
         is_live=not is_over,
         is_success=is_success(counts) if is_over else None,

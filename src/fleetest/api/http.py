@@ -177,7 +177,7 @@ class _GivenAnswers:
             response = await execute()
         except BaseException as error:
             # What failed may be tried again under the same key.
-            del self._known[name]
+            self._known.pop(name, None)
             future.set_exception(error if isinstance(error, Problem) else Problem(409, "not_done", "it was not done"))
             future.exception()
             raise

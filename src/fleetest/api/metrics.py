@@ -20,7 +20,7 @@ from typing import Any
 
 from fleetest import __version__
 from fleetest.api.context import Context
-from fleetest.api.describe import task_counts
+from fleetest.api.describe import live_state, task_counts
 from fleetest.core import commands, events
 from fleetest.core.alerts import Cause
 from fleetest.core.lifecycle import WorkerState
@@ -197,7 +197,7 @@ class FleetMetrics:
         counts = task_counts(cluster.runs.values())
         states = {name: getattr(counts, name) for name in ("waiting", "leased", "running", "finished")}
         yield _gauge("tests", "Tests of live runs by state.", "state", states)
-        yield _gauge("runs", "Live runs by state.", "state", dict(self._run_states()))
+        yield _gauge("runs", "Live runs by state.", "state", self._run_states())
         verdicts = {verdict.value: self.verdicts[verdict] for verdict in Verdict}
         yield _counter("test_results", "Final verdicts.", "status", verdicts)
         yield _counter(
@@ -219,8 +219,7 @@ class FleetMetrics:
     def _run_states(self) -> dict[str, int]:
         found = dict.fromkeys(RUN_STATES, 0)
         for run in self._context.fleet.state.cluster.runs.values():
-            is_planned = all(suite.is_settled for suite in run.suites.values()) or bool(run.tasks)
-            found["cancelling" if run.cancellation is not None else "running" if is_planned else "collecting"] += 1
+            found[live_state(run)] += 1
         return found
 
     def _of_workers(self) -> Iterator[Any]:

@@ -38,8 +38,8 @@ def read_cursor(cursor: str | None, kind: Any) -> Any:
 
 
 def one_of(given: str, known: Sequence[str], name: str) -> list[str]:
-    """The comma-separated words of ``given``. Raises Problem 400 for one that is not known."""
-    words = [word for word in given.split(",") if word]
+    """The comma-separated words of ``given``, each once. Raises Problem 400 for one that is not known."""
+    words = list(dict.fromkeys(word for word in given.split(",") if word))
     for word in words:
         if word not in known:
             raise Problem(400, "bad_parameter", f"{name}: {word[:50]!r} is none of {', '.join(known)}")

@@ -239,8 +239,7 @@ class Dispatch:
         head = slot.head()
         if not task.is_suspect:
             return head is None or not head.task.is_suspect
-        heads = [other.head() for other in slot.worker.slots]
-        return head is None and not any(other is not None and other.task.is_suspect for other in heads)
+        return head is None and not slot.worker.has_suspect
 
     def _tell_if_idle(self, slot: Slot) -> None:
         if slot.is_told_idle or not slot.worker.is_linked:

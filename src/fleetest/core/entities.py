@@ -398,6 +398,12 @@ class Worker:
         return self.state is WorkerState.PROBATION
 
     @property
+    def has_suspect(self) -> bool:
+        """A suspect task runs there or is next."""
+        heads = [slot.head() for slot in self.slots]
+        return any(head is not None and head.task.is_suspect for head in heads)
+
+    @property
     def quarantined_because(self) -> str:
         """Why it gets no work although it is there: the operator's word, its record, its probe; empty if none."""
         if self.held_back_because:

@@ -91,7 +91,7 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
     if not collected:
         return f"every worker that has {describe(task.requirements)} lacks this test in its collection"
     states = task.suite.workers
-    ready = [worker for worker in collected if worker in _ready(task, collected)]
+    ready = [worker for worker in collected if task.suite in worker.ready_suites]
     if not ready:
         preparing = [
             worker.worker_id
@@ -127,10 +127,6 @@ def _why_nobody(cluster: Cluster, task: Task) -> str:
     if announced:
         return text + " yet; one that has is announced"
     return text + _closest(task.requirements, list(cluster.workers.values()))
-
-
-def _ready(task: Task, workers: list[Worker]) -> list[Worker]:
-    return [worker for worker in workers if task.suite in worker.ready_suites]
 
 
 def _why_not_free(cluster: Cluster, task: Task, accepting: list[Worker]) -> str:

@@ -147,7 +147,7 @@ class Gangs:
             return False
         if task.requirements.alone and worker.lease_count:
             return False
-        if task.is_suspect and _has_suspect(worker):
+        if task.is_suspect and worker.has_suspect:
             return False
         return placement.has_free(worker, task.requirements)
 
@@ -286,11 +286,6 @@ def _is_idle(slot: Slot) -> bool:
 def _runs_gang(slot: Slot) -> bool:
     head = slot.head()
     return head is not None and head.task.gang is not None
-
-
-def _has_suspect(worker: Worker) -> bool:
-    heads = [slot.head() for slot in worker.slots]
-    return any(head is not None and head.task.is_suspect for head in heads)
 
 
 def _fit(count: int) -> str:

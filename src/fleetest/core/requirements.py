@@ -60,7 +60,6 @@ def parse_options(options: Mapping[str, object], *, with_dependencies: bool = Fa
     group = options.get("group")
     if group is not None and (not isinstance(group, str) or not group):
         raise RequirementError(f'group= is a name such as "database", not {group!r}')
-    timeout = options.get("timeout")
     return TaskOptions(
         requirements=Requirements(
             resources=_parse_resources(options),
@@ -71,9 +70,9 @@ def parse_options(options: Mapping[str, object], *, with_dependencies: bool = Fa
             workers=_parse_workers(options.get("workers")),
         ),
         priority=_parse_integer("priority", options.get("priority"), minimum=None),
-        timeout_s=None if timeout is None else _under("timeout", timeout),
+        timeout_s=_parse_duration("timeout", options.get("timeout")),
         retries=_parse_integer("retries", options.get("retries"), minimum=0),
-        backoff_s=_parse_backoff(options.get("backoff")),
+        backoff_s=_parse_duration("backoff", options.get("backoff"), zero=True),
         hedge=_parse_flag("hedge", options.get("hedge")),
         group=group,
         each=parse_each(options.get("each")),
@@ -137,9 +136,11 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
     return f"unknown key {key!r}; {hint}"
 
 
-def _under(key: str, value: object) -> float:
+def _parse_duration(key: str, value: object, *, zero: bool = False) -> float | None:
+    if value is None:
+        return None
     try:
-        return parse_duration(value)
+        return parse_duration(value, zero=zero)
     except RequirementError as error:
         raise RequirementError(f"{key}=: {error}") from None
 
@@ -200,12 +201,3 @@ def _parse_workers(value: object) -> int:
     if workers is not None and workers > WORKERS_PER_TASK_MAX:
         raise RequirementError(f"workers= is at most {WORKERS_PER_TASK_MAX}, not {workers}")
     return 1 if workers is None else workers
-
-
-def _parse_backoff(value: object) -> float | None:
-    if value is None:
-        return None
-    try:
-        return parse_duration(value, zero=True)
-    except RequirementError as error:
-        raise RequirementError(f"backoff=: {error}") from None

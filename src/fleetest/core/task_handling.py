@@ -69,7 +69,7 @@ class TaskHandling:
 
     def finish_unexecuted(self, task: Task, verdict: Verdict, reason: str) -> None:
         """A verdict without (another) execution."""
-        self.finish(task, TaskOutcome(task.task_id, max(1, task.attempts), verdict, is_final=True, reason=reason))
+        self.finish(task, _unexecuted(task, verdict, reason))
 
     def finish(self, task: Task, outcome: TaskOutcome) -> None:
         """Give the task its one verdict, and end what depended on it if it failed."""
@@ -108,7 +108,7 @@ class TaskHandling:
                         self.queue([dependant], f"dependency {prerequisite.task_id} done")
                 else:
                     reason = f"dependency {prerequisite.task_id} failed"
-                    self._settle(dependant, _not_run(dependant, reason))
+                    self._settle(dependant, _unexecuted(dependant, Verdict.NOT_RUN, reason))
                     ended.append(dependant)
 
     def end_undecidable(self, run: Run) -> None:
@@ -189,8 +189,8 @@ class TaskHandling:
             self._when_all_finished(run)
 
 
-def _not_run(task: Task, reason: str) -> TaskOutcome:
-    return TaskOutcome(task.task_id, max(1, task.attempts), Verdict.NOT_RUN, is_final=True, reason=reason)
+def _unexecuted(task: Task, verdict: Verdict, reason: str) -> TaskOutcome:
+    return TaskOutcome(task.task_id, max(1, task.attempts), verdict, is_final=True, reason=reason)
 
 
 def _in_circles(pending: Sequence[Task]) -> list[Task]:

@@ -46,8 +46,8 @@ class WorkerHandling:
         if known is not None:
             if known.is_linked:
                 self._count_loss(known)
-                cluster.outbox.add(DisconnectWorker(known.worker_id, "replaced by a new session"))
-            self._remove(known, WorkerState.LOST, "replaced by a new session")
+                cluster.outbox.add(DisconnectWorker(known.worker_id, REPLACED))
+            self._remove(known, WorkerState.LOST, REPLACED)
         worker = self._make_worker(event)
         cluster.add_worker(worker)
         cluster.placement.recount(worker)
@@ -177,8 +177,7 @@ class WorkerHandling:
 
     def _count_loss(self, worker: Worker) -> None:
         """Its link is lost: that speaks against it, unless it ran a test that workers were lost with before."""
-        heads = [slot.head() for slot in worker.slots]
-        if not any(head is not None and head.task.is_suspect for head in heads):
+        if not worker.has_suspect:
             self._cluster.health.link_lost(worker.worker_id, self._cluster.now)
 
     def _heard(self, change: HealthChange) -> None:

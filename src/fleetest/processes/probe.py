@@ -58,8 +58,8 @@ class Probe:
 
     async def _once(self, orphan_watch: OrphanWatch) -> ProbeResult:
         settings = self._settings
-        spec = CommandSpec(name="probe", argv=("/bin/sh", "-c", settings.command), directory=os.getcwd())
         try:
+            spec = CommandSpec(name="probe", argv=("/bin/sh", "-c", settings.command), directory=os.getcwd())
             process = CommandProcess(spec, OUTPUT_BYTES, orphan_watch)
         except (OSError, CannotStart) as error:
             return ProbeResult(False, f"it cannot be started: {error}")

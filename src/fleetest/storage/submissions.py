@@ -46,9 +46,6 @@ class SubmissionStore:
         except (OSError, ValueError, msgspec.MsgspecError):
             return None
 
-    def has(self, run_id: str) -> bool:
-        return bool(_RUN_ID.fullmatch(run_id)) and self._path(run_id).exists()
-
     def _path(self, run_id: str) -> Path:
         """Raises ValueError for an id that is none, so that no path is ever made from one."""
         if not _RUN_ID.fullmatch(run_id):

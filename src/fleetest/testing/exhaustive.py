@@ -1,8 +1,9 @@
 """Small clusters in every order of events: ``python -m fleetest.testing.exhaustive --depth 9`` prints how many states.
 
 Every interleaving of what workers, links, tests, operator, client and time can do is tried from a given start, up to a
-depth; states that differ only in names of leases and in the clock are one. In each state the invariants and the naive
-model must hold, and from each the run must end with one verdict per task once everything heals.
+depth; states that differ only in names of leases, in the clock and in what the policies remember are one. In each state
+the invariants and the naive model must hold, and from each the run must end with one verdict per task once everything
+heals.
 """
 
 from __future__ import annotations
@@ -93,14 +94,13 @@ class _World:
     verdicts: dict[TaskId, Verdict] = field(default_factory=dict)
     is_cancelled: bool = False
     is_over: bool = False
+    emitted_last: Sequence[commands.Command] = ()
 
     def apply(self, event: events.Event) -> None:
         emitted = self.state.apply(event, self.now)
         for command in emitted:
             self._obey(command)
         self.emitted_last = emitted
-
-    emitted_last: Sequence[commands.Command] = ()
 
     def _obey(self, command: commands.Command) -> None:
         if isinstance(command, commands.GrantLeases):
@@ -210,7 +210,7 @@ class _World:
     # What is the same -----------------------------------------------------------------------------------------------
 
     def key(self) -> object:
-        """Equal for states that nothing in the future can tell apart, but for the clock and for names of leases."""
+        """Equal for states that are taken as one: names of leases, clock and memory of the policies are left out."""
         cluster = self.state.cluster
         run = cluster.runs.get(RUN)
         tasks = () if run is None else tuple(

@@ -113,11 +113,7 @@ def split_fleet(cluster: SimulatedCluster, _worker: SimulatedWorker) -> None:
 def flap(cluster: SimulatedCluster, worker: SimulatedWorker) -> None:
     """The link breaks several times in a row."""
     for number in range(cluster.random.randint(3, 8)):
-        cluster.clock.call_later(number * cluster.random.uniform(0.3, 1.5), _break_again, cluster, worker)
-
-
-def _break_again(cluster: SimulatedCluster, worker: SimulatedWorker) -> None:
-    cluster.break_link(worker)
+        cluster.clock.call_later(number * cluster.random.uniform(0.3, 1.5), break_link, cluster, worker)
 
 
 def leave(cluster: SimulatedCluster, worker: SimulatedWorker) -> None:

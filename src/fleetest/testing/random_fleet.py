@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fleetest.core import events
 from fleetest.core.cluster_state import ClusterState
@@ -216,15 +216,8 @@ def _submit(fleet: RandomFleet, event: events.RunSubmitted, tasks: list[TaskSpec
 
 def _renamed(task: TaskSpec, prefix: str) -> TaskSpec:
     """Ids are unique over runs, so that each test has a behaviour of its own."""
-    return TaskSpec(
-        TaskId(prefix + task.task_id),
-        group=task.group,
-        keep_together=task.keep_together,
-        requirements=task.requirements,
-        priority=task.priority,
-        retries=task.retries,
+    return replace(
+        task,
+        task_id=TaskId(prefix + task.task_id),
         depends_on=tuple(TaskId(prefix + name) for name in task.depends_on),
-        expected_s=task.expected_s,
-        timeout_s=task.timeout_s,
-        hedge=task.hedge,
     )

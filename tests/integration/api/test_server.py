@@ -8,7 +8,9 @@ import aiohttp
 import pytest
 
 from fleetest.core.model import AttemptResult, Capabilities, Verdict
+from fleetest.core.suite_planning import fingerprint_of
 from fleetest.transport.identity import Role
+from fleetest.transport.token_store import TokenStore
 from fleetest.transport.websocket import connect_worker
 from fleetest.wire import messages as wire
 
@@ -39,8 +41,6 @@ class ScriptedWorker:
                 elif isinstance(message, wire.PrepareRun):
                     for suite in message.suites:
                         ids = [task.task_id for task in suite.tasks]
-                        from fleetest.core.suite_planning import fingerprint_of
-
                         collected = wire.SuiteCollected(
                             run_id=message.run_id, suite=suite.name, fingerprint=fingerprint_of(ids), count=len(ids)
                         )
@@ -176,8 +176,6 @@ def test_only_what_failed_runs_again_with_what_it_depends_on(serve):
 
 def test_only_its_submitter_or_an_admin_cancels_a_run(serve):
     async def main():
-        from fleetest.transport.token_store import TokenStore
-
         async with serve() as served:
             other = TokenStore(served.data).create("other", Role.SUBMIT)
             served.api.context.credentials.refresh()

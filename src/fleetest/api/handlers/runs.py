@@ -72,7 +72,6 @@ class Rerun(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class RunRoutes:
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._saving: set[asyncio.Task[None]] = set()
 
     def routes(self) -> Sequence[Route]:
         return [
@@ -317,5 +316,4 @@ def _has(run: answers.RunSummary, text: str) -> bool:
 def _detail(
     summary: answers.RunSummary, suites: list[answers.SuiteState], notices: list[str], *, can_rerun: bool
 ) -> answers.RunDetail:
-    known = {name: getattr(summary, name) for name in summary.__struct_fields__}
-    return answers.RunDetail(**known, suites=suites, notices=notices, can_rerun=can_rerun)
+    return answers.RunDetail(**msgspec.structs.asdict(summary), suites=suites, notices=notices, can_rerun=can_rerun)

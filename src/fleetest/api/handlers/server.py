@@ -78,8 +78,7 @@ class ServerRoutes:
             name=identity.name, role=identity.role.value, may=sorted(role.value for role in GRANTS[identity.role])
         )
         numbers = fleet_numbers(self._context, self._series, self._hub.client_count)
-        known = {name: getattr(numbers, name) for name in numbers.__struct_fields__}
-        return answers.FleetStatus(**known, me=me)
+        return answers.FleetStatus(**msgspec.structs.asdict(numbers), me=me)
 
     async def follow(self, call: Call) -> web.StreamResponse:
         run = RunId(call.query.run) if call.query.run else None

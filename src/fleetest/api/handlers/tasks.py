@@ -376,7 +376,7 @@ class _Reversed:
 
 
 def _detail(row: answers.TaskRow, **more: Any) -> answers.TaskDetail:
-    return answers.TaskDetail(**{name: getattr(row, name) for name in row.__struct_fields__}, **more)
+    return answers.TaskDetail(**msgspec.structs.asdict(row), **more)
 
 
 def _unknown_task(run_id: str, task_id: str) -> Problem:

@@ -85,11 +85,12 @@ class WorkerRoutes:
     async def show(self, call: Call) -> answers.WorkerDetail:
         worker = self._worker(call)
         summary = self._summary(worker)
-        known = {name: getattr(summary, name) for name in summary.__struct_fields__}
         cluster = self._context.fleet.state.cluster
         prefetch_s = cluster.balancing.standing(worker, cluster.now).prefetch_s
         return answers.WorkerDetail(
-            **known, prefetch_s=prefetch_s, story=describe.story(worker.story.lines(), self._context.index)
+            **msgspec.structs.asdict(summary),
+            prefetch_s=prefetch_s,
+            story=describe.story(worker.story.lines(), self._context.index),
         )
 
     async def series(self, call: Call) -> answers.Series:

@@ -47,9 +47,11 @@ export function runsPage(filter) {
   }
 
   async function more() {
-    const cursor = pages.at(-1)?.next_cursor;
-    if (!cursor) return;
-    pages.push(await get("/runs", { limit: 100, cursor }));
+    const last = pages.at(-1);
+    if (!last?.next_cursor) return;
+    const page = await get("/runs", { limit: 100, cursor: last.next_cursor }).catch(() => null);
+    if (!page || pages.at(-1) !== last) return;
+    pages.push(page);
     show();
   }
 
