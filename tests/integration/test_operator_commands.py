@@ -90,17 +90,31 @@ def test_an_operator_finds_out_what_waits_and_mends_it(fleet, ask):
 
 
 def test_a_run_is_cancelled_from_elsewhere(fleet, ask):
+    """All that ran passed; the run is no success all the same, for nobody who asks."""
     (fleet.suite / "test_it.py").write_text(SUITE)
+    (fleet.suite / "mended").touch()
     fleet.worker("box-a")
     client = fleet.client()
     asked_until(ask, "why", "licence", holds=lambda text: "no worker has" in text)
     status, text = ask("cancel", "latest", "--reason", "wrong branch")
     assert status == 0, text
     output, _ = client.communicate(timeout=TIMEOUT_S)
-    assert client.returncode != 0, output
-    _, text = ask("show")
+    assert client.returncode == ExitStatus.TESTS_FAILED, output
+    assert "1 test cancelled: wrong branch" in output
+    status, text = ask("show")
+    assert status == ExitStatus.TESTS_FAILED
     assert "wrong branch" in text
     assert ask("cancel", "latest")[0] == ExitStatus.USAGE_ERROR
+
+
+def test_a_run_is_cancelled_before_any_worker_collected_it(fleet, ask):
+    (fleet.suite / "test_it.py").write_text(SUITE)
+    client = fleet.client()
+    asked_until(ask, "runs", holds=lambda text: "collecting" in text)
+    ask("cancel", "latest", "--reason", "wrong branch")
+    output, _ = client.communicate(timeout=TIMEOUT_S)
+    assert client.returncode == ExitStatus.TESTS_FAILED, output
+    assert "cancelled before its tests were known" in output
 
 
 def test_a_run_is_exported_the_same_from_coordinator_and_history(fleet, ask, tmp_path):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RUN_ID_CHARS = 12
 POLL_S = 1.0
-_BAD = ("failed", "error", "timeout", "crashed", "oom", "quarantined")
+_GOOD = ("passed", "skipped", "xfailed", "xpassed")
 
 
 @click.command()
@@ -162,7 +162,8 @@ def state_of(run: dict[str, Any]) -> str:
 
 
 def bad_count(run: dict[str, Any]) -> int:
-    return sum(run["counts"].get(verdict, 0) for verdict in _BAD)
+    """How many tests have a verdict that makes the run fail."""
+    return sum(count for verdict, count in run["counts"].items() if verdict not in _GOOD)
 
 
 @click.command()
@@ -172,11 +173,12 @@ def bad_count(run: dict[str, Any]) -> int:
 def show(client: ApiClient, run: str, as_json: bool) -> int:
     """One run: verdicts and failures. RUN is the beginning of its id, or "latest" (the default).
 
-    The exit status is 1 if a test failed.
+    The exit status is 1 if a test failed, or the run ended without success.
     """
     found = client.get("runs", find_run(client, run)["run_id"])
     failures = client.get("runs", found["run_id"], "failures")["items"]
-    failed = ExitStatus.TESTS_FAILED if bad_count(found) else ExitStatus.OK
+    is_bad = bad_count(found) or not (found["is_live"] or found["is_success"])
+    failed = ExitStatus.TESTS_FAILED if is_bad else ExitStatus.OK
     if as_json:
         show_json(found | {"failures": failures})
         return failed

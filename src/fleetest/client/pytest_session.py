@@ -62,6 +62,8 @@ class FleetSession:
         self._interrupts_answered = 0
         self._kill_deadline: float | None = None
         self._stop_reason = ""
+        self._cancelled: Counter[str] = Counter()
+        """Tests that somebody else's cancellation of the run ended, by reason."""
 
     # pytest's hooks -------------------------------------------------------------------------------------------
 
@@ -103,6 +105,7 @@ class FleetSession:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
             raise session.Interrupted(session.shouldstop)
+        self._raise_cancelled(session)
         return True
 
     @pytest.hookimpl(trylast=True)
@@ -214,7 +217,10 @@ class FleetSession:
             self._restarted[outcome.reason] += 1
             return
         was_stopped = self._stop_reason or self._exit is not None
-        if outcome.verdict is Verdict.CANCELLED or (outcome.verdict is Verdict.NOT_RUN and was_stopped):
+        if outcome.verdict is Verdict.CANCELLED:
+            self._cancelled[outcome.reason] += outcome.is_final and not was_stopped
+            return
+        if outcome.verdict is Verdict.NOT_RUN and was_stopped:
             return
         variant = self._matrix.variant_of(outcome.task_id)
         self._replayer.outcome(outcome, variant)
@@ -338,6 +344,18 @@ class FleetSession:
                 self._report_internal_error(request.reason)
             case _:
                 pytest.exit(request.reason, returncode=request.exit_status)
+
+    def _raise_cancelled(self, session: pytest.Session) -> None:
+        """A run that was cancelled from elsewhere is no success, whatever its tests said until then."""
+        count = self._cancelled.total()
+        if count:
+            reason = next(iter(+self._cancelled))
+            session.shouldfail = f"{count} test{'s' if count > 1 else ''} cancelled: {printable(reason)}"
+        elif self._is_finished and self._plan is None and self._failure is None:
+            session.shouldfail = "the run was cancelled before its tests were known"
+        else:
+            return
+        raise session.Failed(session.shouldfail)
 
     def _report_internal_error(self, text: str) -> None:
         """pytest broke in a runner: show its own traceback, end with its own exit status."""
