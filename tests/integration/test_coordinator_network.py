@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from support.meeting import Meeting
+
 from fleetest.config import find_token
 from fleetest.core.model import RunId
 from fleetest.errors import ExitStatus
@@ -136,15 +138,24 @@ def suite_in(directory: Path, text: str) -> Path:
 def test_two_workers_share_a_run_and_everything_ends_in_good_order(processes, tmp_path):
     coordinator, url = processes.coordinator()
     workers = [processes.worker(url, name) for name in ("w1", "w2")]
+    meeting = Meeting(tmp_path)
     suite = suite_in(
         tmp_path,
-        "import pytest\n@pytest.mark.parametrize('n', range(300))\ndef test_it(n):\n    assert n != 7\n",
+        "import subprocess, pytest\n"
+        "@pytest.mark.parametrize('n', range(300))\n"
+        "def test_it(n):\n"
+        "    if n in (0, 299):\n"
+        f"        subprocess.run([*{meeting.argv('test')[:-1]!r}, str(n)], check=True)\n"
+        "    assert n != 7\n",
     )
 
     async def main() -> tuple[list[wire.Outcome], dict[str, int]]:
         client = await Client.submit(url, processes.data, suite, workers=2)
         plan = await client.next(wire.SuitePlan)
         assert len(plan.tasks) == 300
+        # One of the two alone could be through with everything before the other has collected.
+        await asyncio.to_thread(meeting.wait_for_count, 2)
+        meeting.open_house()
         return await client.finish()
 
     outcomes, counts = asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
@@ -154,6 +165,7 @@ def test_two_workers_share_a_run_and_everything_ends_in_good_order(processes, tm
     assert {outcome.runner for outcome in outcomes} == {"gw0", "gw1"}
     for worker in workers:
         assert stop(worker)[0] == ExitStatus.OK
+    meeting.close()
     status, output = stop(coordinator)
     assert (status, output) == (ExitStatus.OK, "")
     assert (processes.data / "history.duckdb").stat().st_size > 0
