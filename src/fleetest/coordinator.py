@@ -85,6 +85,7 @@ class Coordinator:
         self._workers = WorkerPeers()
         self._joining: WorkerId | None = None
         self._clients: set[_ClientPeer] = set()
+        self._fleet_is_news = False
         self._runs: dict[RunId, LiveRun] = {}
         self._observers: list[Observer] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -473,6 +474,13 @@ class Coordinator:
         )
 
     def _tell_clients_of_fleet(self) -> None:
+        """Once for all workers that come or go in one turn of the loop: a thousand may be lost at once."""
+        if self._clients and not self._fleet_is_news:
+            self._fleet_is_news = True
+            asyncio.get_running_loop().call_soon(self._tell_clients_now)
+
+    def _tell_clients_now(self) -> None:
+        self._fleet_is_news = False
         fleet = self._fleet()
         for client in self._clients:
             client.link.send(fleet)

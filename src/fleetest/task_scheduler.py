@@ -14,7 +14,7 @@ from fleetest.core.ageing import Ageing
 from fleetest.core.dividing import is_worth_dividing, split
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
 from fleetest.core.fair_share import FairShare
-from fleetest.core.group_queue import ClassLine, GroupQueue, Level
+from fleetest.core.group_queue import ClassLine, GroupQueue, Level, Wanted
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
 from fleetest.core.policies import NOTHING_CHOSEN, NOTHING_WOKEN, Choice, Wakes
@@ -28,7 +28,7 @@ class TaskScheduler:
     """The scheduling policy.
 
     Costs of one choice: little while the slot may stay in its group; else the number of task classes with queued work
-    that fit its worker, and logarithms.
+    that fit its worker, those counted as one that differ only by what they avoid, and logarithms.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class TaskScheduler:
             if queue.owner is not None:
                 self._wakes.slots[queue.owner] = None
             if not queue.group.keep_together or queue.owner is None:
-                self._wakes.classes[queue.line.task_class] = None
+                self._wakes.classes[queue.task_class] = None
 
     def discard_tasks(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
@@ -118,7 +118,7 @@ class TaskScheduler:
                 queue.owner = None
                 if queue.count:
                     queue.push()
-                    self._wakes.classes[queue.line.task_class] = None
+                    self._wakes.classes[queue.task_class] = None
         for worker in {slot.worker: None for slot in slots}:
             for line in self._lines.values():
                 line.holders.pop(worker, None)
@@ -135,15 +135,26 @@ class TaskScheduler:
         return wakes
 
     def waiting(self, task_class: TaskClass) -> int:
-        line = self._lines.get(task_class)
-        return line.count if line is not None else 0
+        line = self._lines.get(task_class.base)
+        return line.waiting(task_class) if line is not None else 0
 
     def waiting_classes(self) -> Iterable[TaskClass]:
-        return [line.task_class for line in self._lines.values() if line.count]
+        lines = [line for line in self._lines.values() if line.count]
+        own = [line.task_class for line in lines if line.waiting(line.task_class)]
+        return own + [task_class for line in lines for task_class in line.avoiding]
 
     def has_work(self, worker: Worker) -> bool:
         is_eligible = self._placement.is_eligible
-        return any(line.count and is_eligible(line.task_class, worker) for line in self._lines_for(worker))
+        return any(
+            line.count
+            and is_eligible(line.task_class, worker)
+            and (
+                not line.avoiding
+                or line.waiting(line.task_class)
+                or any(is_eligible(task_class, worker) for task_class in line.avoiding)
+            )
+            for line in self._lines_for(worker)
+        )
 
     def why(self, task: Task) -> str:
         queue = task.place
@@ -227,7 +238,7 @@ class TaskScheduler:
             is_empty and not task_class.requirements.alone and placement.can_reserve(worker, task_class.requirements)
         ):
             return None
-        if not placement.is_eligible(task_class, worker) or not self._share.may_stay(task_class.run):
+        if not placement.is_eligible(queue.task_class, worker) or not self._share.may_stay(task_class.run):
             return None
         if not placement.is_scarce(task_class) and any(
             line.count and placement.is_scarce(line.task_class) for line in self._lines_for(worker)
@@ -270,6 +281,12 @@ class TaskScheduler:
             line = level.line
             if not self._placement.is_eligible(line.task_class, worker):
                 continue
+            may = self._may(line, worker)
+            own = (queue for queue in self._owned.get(slot, ()) if queue.level is level and queue.count)
+            queue = next((queue for queue in own if may is None or may(queue)), None)
+            queue = queue or level.best_fresh(may) or level.best_active(may)
+            if queue is None:
+                continue
             if line.task_class.reserves:
                 requirements = line.task_class.requirements
                 if self._ageing.has_claims and self._ageing.is_kept_from(line, worker):
@@ -282,11 +299,15 @@ class TaskScheduler:
                     if self._may_hold(line, slot):
                         return None, self._hold(line, slot)
                     continue
-            queue = next((queue for queue in self._owned.get(slot, ()) if queue.level is level and queue.count), None)
-            queue = queue or level.best_fresh() or level.best_active()
-            if queue is not None:
-                return queue, None
+            return queue, None
         return None, None
+
+    def _may(self, line: ClassLine, worker: Worker) -> Wanted | None:
+        """Which groups of a line that fits the worker it may have; None: all of them."""
+        if not line.avoiding:
+            return None
+        is_eligible = self._placement.is_eligible
+        return lambda queue: is_eligible(queue.task_class, worker)
 
     def _needs_dry(self, line: ClassLine, slot: Slot, *, is_empty: bool) -> bool:
         """True if this reserving line has to wait until the slot, or its whole worker, has nothing else."""
@@ -333,18 +354,18 @@ class TaskScheduler:
         return worker.holding in (None, slot)
 
     def _best_group(self, line: ClassLine, slot: Slot) -> GroupQueue | None:
-        own, current = None, self._current.get(slot)
+        own, current, may = None, self._current.get(slot), self._may(line, slot.worker)
         for queue in self._owned.get(slot, ()):
-            if queue.line is line and queue.count:
+            if queue.line is line and queue.count and (may is None or may(queue)):
                 rank = (queue.priority, queue is current)
                 if own is None or rank > (own.priority, own is current):
                     own = queue
-        fresh = line.best_fresh()
+        fresh = line.best_fresh(may)
         best = own if own is not None and (fresh is None or own.priority >= fresh.priority) else fresh
         if best is own and own is not None and len(line.levels) == 1:
             return own
         # More urgent work comes first, even if it is in a group that another slot is in.
-        active = line.best_active()
+        active = line.best_active(may)
         if active is not None and (best is None or active.priority > best.priority) and is_worth_dividing(active):
             return active
         return best
@@ -371,17 +392,18 @@ class TaskScheduler:
         return queue
 
     def _queue_for(self, task: Task, apart: bool) -> GroupQueue:
-        line = self._lines.get(task.task_class)
+        task_class = task.task_class
+        line = self._lines.get(task_class.base)
         if line is None:
-            line = self._lines[task.task_class] = ClassLine(task.task_class)
+            line = self._lines[task_class.base] = ClassLine(task_class.base)
         if apart:
             level = self._level(line, task.priority)
-            return GroupQueue(level, TaskGroup(task.group.name), task.group.durations, self._next())
-        key = (id(task.group), task.priority)
+            return GroupQueue(level, task_class, TaskGroup(task.group.name), task.group.durations, self._next())
+        key = (id(task.group), task.priority, id(task_class))
         queue = line.groups.get(key)
         if queue is None:
-            queue = GroupQueue(self._level(line, task.priority), task.group, task.group.durations, self._next())
-            line.groups[key] = queue
+            level = self._level(line, task.priority)
+            queue = line.groups[key] = GroupQueue(level, task_class, task.group, task.group.durations, self._next())
         if not queue.count:
             self._take_up(queue, task)
         return queue

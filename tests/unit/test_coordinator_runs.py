@@ -598,6 +598,19 @@ async def test_clients_hear_of_the_fleet(fleet):
     await client.next(wire.Heartbeat)
 
 
+@on_fleet
+async def test_clients_hear_once_of_many_workers_that_are_lost_at_once(fleet):
+    client = await fleet.client()
+    workers = [await fleet.worker(f"w{number}") for number in range(30)]
+    while len((await client.next(wire.FleetChanged)).workers) < len(workers):
+        pass
+    await asyncio.gather(*(worker.link.close() for worker in workers))
+    told = 1
+    while (await client.next(wire.FleetChanged)).workers:
+        told += 1
+    assert told <= 3
+
+
 def nonsense() -> list:
     return [
         wire.SuiteCollected(run_id=RUN, suite="no such suite", fingerprint="f", count=0),

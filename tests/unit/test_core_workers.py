@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fleetest.core import commands, events
+from fleetest.core.cluster_state import GIVEN_UP_AT_ONCE
 from fleetest.core.model import Limits, Verdict, WorkerId
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
@@ -225,6 +226,19 @@ def test_a_worker_that_stays_away_is_lost(cluster):
     assert state_of(cluster, "w1") is None
     assert cluster.why("a") == "waiting for a worker: none has joined"
     assert commands.ClearAlert("w1", "lost") in cluster.join("w1", session="new")
+
+
+def test_many_workers_that_stay_away_are_given_up_in_portions(cluster):
+    for number in range(2 * GIVEN_UP_AT_ONCE + 1):
+        cluster.join(f"w{number}")
+    for name in list(cluster.state.cluster.workers):
+        cluster.disconnect(name)
+    cluster.now += LIMITS.reconnect_grace_s
+    left = []
+    while cluster.state.next_deadline() <= cluster.now:
+        cluster.apply(events.DeadlineReached())
+        left.append(len(cluster.state.cluster.workers))
+    assert left == [GIVEN_UP_AT_ONCE + 1, 1, 0]
 
 
 def test_a_lost_session_that_comes_back_is_as_ready_as_it_was(cluster):

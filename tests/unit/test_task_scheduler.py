@@ -511,6 +511,60 @@ def test_a_retry_avoids_every_worker_where_it_failed_and_then_the_latest(cluster
     assert "a" in cluster.leases
 
 
+def looks_of_a_newcomer(lost):
+    """How often it is asked whether something may run on a worker, when one comes after so many were lost."""
+    cluster = ScriptedCluster(FOREVER)
+    for number in range(lost):
+        cluster.join(f"w{number}")
+    cluster.submit(*(task(f"t{number}", group=f"g{number // 4}") for number in range(8 * lost)))
+    for number in range(lost):
+        cluster.apply(events.WorkerDisconnected(WorkerId(f"w{number}"), "gone", process_is_dead=True))
+    placement, looks = cluster.state.cluster.placement, 0
+    is_eligible = placement.is_eligible
+
+    def counted(task_class, worker):
+        nonlocal looks
+        looks += 1
+        return is_eligible(task_class, worker)
+
+    cluster.join("new")
+    placement.is_eligible = counted
+    cluster.ready("new")
+    assert cluster.worker_of(next(iter(running(cluster).values()))) == "new"
+    return looks
+
+
+def test_a_choice_costs_the_same_however_many_workers_what_waits_was_lost_with():
+    assert looks_of_a_newcomer(40) <= 2 * looks_of_a_newcomer(8)
+
+
+def test_a_worker_that_was_lost_gets_what_it_was_lost_with_last(cluster):
+    cluster.join("w")
+    cluster.submit(*(task(name, group=name, expected_s=seconds) for name, seconds in [("a", 9.0), ("b", 5.0)]))
+    cluster.start("a")
+    cluster.apply(events.WorkerDisconnected(WorkerId("w"), "gone", process_is_dead=True))
+    cluster.join("other")
+    cluster.ready("other")
+    assert cluster.worker_of("a") == "other"
+    cluster.finish("a")
+    assert cluster.worker_of("b") == "other"
+
+
+def test_a_worker_passes_over_what_it_failed_and_takes_the_next(cluster):
+    cluster.join("w")
+    cluster.join("other")
+    cluster.submit(
+        task("a", group="a", expected_s=9.0, retries=1),
+        *(task(name, group=name, expected_s=8.0) for name in "bcdef"),
+    )
+    first = cluster.worker_of("a")
+    cluster.finish("a", verdict=Verdict.FAILED)
+    work_off(cluster)
+    assert cluster.queues[first, 0].count("a") == 1
+    assert len(cluster.queues[first, 0]) > 2
+    assert cluster.verdicts()["a"] is Verdict.PASSED
+
+
 def test_a_retry_waits_for_its_backoff_and_each_further_one_twice_as_long(cluster):
     cluster.join("w")
     cluster.submit(task("a", retries=3, backoff_s=100.0), task("b"))

@@ -24,6 +24,8 @@ from fleetest.core.standing import Standing
 from fleetest.core.task_handling import TaskHandling
 from fleetest.core.worker_handling import WorkerHandling
 
+GIVEN_UP_AT_ONCE = 64
+"""Workers that are no longer waited for, in one event: a thousand lost at once must not keep the others waiting."""
 STALL_S = 1.0
 """A deadline that is later than this (or a heartbeat interval, if that is shorter) says that we did not run."""
 _SIGNS_OF_LIFE = (
@@ -155,9 +157,9 @@ class ClusterState:
         return {worker_id: score(worker, task) for worker_id, worker in self.cluster.workers.items()}
 
     def _run_deadlines(self) -> None:
-        cluster = self.cluster
+        cluster, given_up = self.cluster, 0
         self._workers.advance_health()
-        while True:
+        while given_up < GIVEN_UP_AT_ONCE:
             key = cluster.deadlines.pop_due(cluster.now)
             if key is None:
                 return
@@ -165,6 +167,7 @@ class ClusterState:
             kind, *subject = key
             if kind == "reconnect":
                 self._workers.gave_up_waiting(subject[0])
+                given_up += 1
             elif kind == "lost alert":
                 self._workers.stays_lost(subject[0])
             elif kind == "overrun":

@@ -22,7 +22,7 @@ def is_worth_dividing(queue: GroupQueue) -> bool:
 
 def split(queue: GroupQueue, order: int, predict_s: Callable[[Task], float]) -> GroupQueue:
     """Take the far half of the queue's work, at least one task; ``order`` is that of the new queue."""
-    far = GroupQueue(queue.level, queue.group, queue.durations, order)
+    far = GroupQueue(queue.level, queue.task_class, queue.group, queue.durations, order)
     half_s = queue.expected_s / 2
     moved_s = 0.0
     while queue.count > 1 and (not far.count or moved_s < half_s):

@@ -125,6 +125,8 @@ class Run:
     leases: dict[LeaseId, LiveLease] = field(default_factory=dict)
     """Its live leases."""
     classes: dict[object, TaskClass] = field(default_factory=dict)
+    kinds: dict[Requirements, RequirementKind] = field(default_factory=dict)
+    """Of its classes."""
     prepared: dict[WorkerId, None] = field(default_factory=dict)
     """Workers that were told of it."""
     is_finished: bool = False
@@ -180,6 +182,8 @@ class TaskClass:
     """Workers that did not collect these tasks."""
     avoid: tuple[WorkerId, ...] = ()
     """Workers where an attempt failed or was lost, the latest last: others are preferred."""
+    base: TaskClass = None  # type: ignore[assignment]
+    """The same without anything to avoid; itself if it avoids nothing."""
     run: Run = field(init=False)
     requirements: Requirements = field(init=False)
     reserves: bool = field(init=False)
@@ -188,6 +192,7 @@ class TaskClass:
 
     def __post_init__(self) -> None:
         self.run = self.suite.run
+        self.base = self.base or self
         self.requirements, self.reserves = self.kind.requirements, self.kind.reserves
 
 

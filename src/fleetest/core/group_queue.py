@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ UNKNOWN_S = 0.1
 """Weight of a task of unknown duration while nothing of its run has finished."""
 
 HeapEntry: TypeAlias = "tuple[float, int, GroupQueue]"
+Wanted: TypeAlias = "Callable[[GroupQueue], bool]"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -22,6 +23,7 @@ class GroupQueue:
     """Queued tasks of one class, group and priority, in planned order."""
 
     level: Level
+    task_class: TaskClass
     group: TaskGroup
     durations: Durations
     order: int
@@ -90,6 +92,8 @@ class GroupQueue:
         self.count += count
         level.count += count
         line.count += count
+        if self.task_class is not line.task_class:
+            line.count_avoiding(self.task_class, count)
         self.unknown += unknown
         line.unknown += unknown
         # Sums of fractions drift; nothing is nothing.
@@ -131,22 +135,28 @@ class Level:
     claim: Worker | None = None
     """The worker on which everything that its next task reserves is kept for it."""
 
-    def best_fresh(self) -> GroupQueue | None:
-        """The first group that no slot is in."""
-        return _top(self.fresh, is_owned=False)
+    def best_fresh(self, may: Wanted | None) -> GroupQueue | None:
+        """The first group that no slot is in, of those that are wanted (None: all)."""
+        return _top(self.fresh, may, is_owned=False)
 
-    def best_active(self) -> GroupQueue | None:
-        """The group with most work left that some slot is in."""
-        return _top(self.active, is_owned=True)
+    def best_active(self, may: Wanted | None) -> GroupQueue | None:
+        """The group with most work left that some slot is in, of those that are wanted."""
+        return _top(self.active, may, is_owned=True)
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class ClassLine:
-    """Everything that is queued of one task class."""
+    """Everything that is queued of one task class and of those that differ from it by what they avoid.
+
+    Every loss of a worker, and every retry, may make a class of its own: their number must cost nothing.
+    """
 
     task_class: TaskClass
-    groups: dict[tuple[int, int], GroupQueue] = field(default_factory=dict)
-    """By identity of the group, and priority: where further tasks of it are put."""
+    """The one that avoids nothing."""
+    groups: dict[tuple[int, int, int], GroupQueue] = field(default_factory=dict)
+    """By identity of the group, priority and identity of the class: where further tasks of it are put."""
+    avoiding: dict[TaskClass, int] = field(default_factory=dict)
+    """How much is queued of each class that avoids something."""
     levels: list[Level] = field(default_factory=list)
     """Highest priority first."""
     count: int = 0
@@ -174,25 +184,50 @@ class ClassLine:
         self.levels.sort(key=lambda level: -level.priority)
         return level
 
-    def best_fresh(self) -> GroupQueue | None:
-        """The first group that no slot is in."""
+    def count_avoiding(self, task_class: TaskClass, count: int) -> None:
+        """So many tasks more (or fewer) of a class that avoids something."""
+        left = self.avoiding.get(task_class, 0) + count
+        if left:
+            self.avoiding[task_class] = left
+        else:
+            self.avoiding.pop(task_class, None)
+
+    def waiting(self, task_class: TaskClass) -> int:
+        """How much is queued of just this class."""
+        if task_class is not self.task_class:
+            return self.avoiding.get(task_class, 0)
+        return self.count - sum(self.avoiding.values()) if self.avoiding else self.count
+
+    def best_fresh(self, may: Wanted | None) -> GroupQueue | None:
+        """The first group that no slot is in, of those that are wanted (None: all)."""
         for level in self.levels:
-            queue = level.best_fresh() if level.count else None
+            queue = level.best_fresh(may) if level.count else None
             if queue is not None:
                 return queue
         return None
 
-    def best_active(self) -> GroupQueue | None:
-        """The group of the highest priority with most work left that some slot is in."""
+    def best_active(self, may: Wanted | None) -> GroupQueue | None:
+        """The group of the highest priority with most work left that some slot is in, of those that are wanted."""
         for level in self.levels:
-            queue = level.best_active() if level.count else None
+            queue = level.best_active(may) if level.count else None
             if queue is not None:
                 return queue
         return None
 
 
-def _top(heap: list[HeapEntry], *, is_owned: bool) -> GroupQueue | None:
+def _top(heap: list[HeapEntry], may: Wanted | None, *, is_owned: bool) -> GroupQueue | None:
     """The best group of the heap; entries whose group has changed since are dropped or put right here."""
+    passed_over: list[HeapEntry] = []
+    found = _next_valid(heap, is_owned=is_owned)
+    while found is not None and may is not None and not may(found):
+        passed_over.append(heapq.heappop(heap))
+        found = _next_valid(heap, is_owned=is_owned)
+    for entry in passed_over:
+        heapq.heappush(heap, entry)
+    return found
+
+
+def _next_valid(heap: list[HeapEntry], *, is_owned: bool) -> GroupQueue | None:
     while heap:
         cost, order, queue = heap[0]
         if not queue.count or (queue.owner is not None) != is_owned or queue.key != (cost, order):

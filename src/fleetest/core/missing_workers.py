@@ -53,7 +53,7 @@ class MissingWorkers:
     def _review(self, run: Run) -> None:
         if run.cancellation is not None:
             return
-        kinds = {task_class.kind.requirements: task_class.kind for task_class in run.classes.values()}
+        kinds = dict(run.kinds)
         if not all(suite.is_settled for suite in run.suites.values()):
             kinds.setdefault(NO_REQUIREMENTS, self._cluster.placement.requirement_kind(NO_REQUIREMENTS))
         nobody = not self._cluster.known_kinds and not self._cluster.limits.announced

@@ -44,12 +44,17 @@ class Placement:
 
     def task_class(self, task: Task) -> TaskClass:
         """The class that the task belongs to now, made if it is the first of it."""
-        kind = self.requirement_kind(task.requirements)
-        key = (task.suite.name, task.requirements, task.lacking, task.avoid)
+        return self._task_class(task, task.avoid)
+
+    def _task_class(self, task: Task, avoid: tuple[WorkerId, ...]) -> TaskClass:
+        key = (task.suite.name, task.requirements, task.lacking, avoid)
         classes = task.run.classes
         found = classes.get(key)
         if found is None:
-            found = classes[key] = TaskClass(task.suite, kind, task.lacking, task.avoid)
+            kind = self.requirement_kind(task.requirements)
+            base = self._task_class(task, ()) if avoid else None
+            found = classes[key] = TaskClass(task.suite, kind, task.lacking, avoid, base)  # type: ignore[arg-type]
+            task.run.kinds[task.requirements] = kind
         return found
 
     def requirement_kind(self, requirements: Requirements) -> RequirementKind:

@@ -16,7 +16,8 @@ from fleetest.core.policies import Hedge, Move
 LOOK_S = 0.2
 LOOK_MAX_S = 1.6
 LOOK_AGAIN_S = 0.02
-"""Not sooner, however many slots become idle: one look costs a pass over the busy slots."""
+LOOK_AGAIN_PER_SLOT_S = 0.0002
+"""Not sooner, however many slots become idle: one look costs a pass over the busy slots, some 20 us for each."""
 
 
 class Rebalancing:
@@ -45,9 +46,10 @@ class Rebalancing:
             return False
         if has_waiting and self._dispatch.left_empty:
             self._interval_s = LOOK_S
-            is_due = is_due or cluster.now >= self._looked_at + LOOK_AGAIN_S
+            again_at = self._looked_at + max(LOOK_AGAIN_S, LOOK_AGAIN_PER_SLOT_S * len(cluster.busy))
+            is_due = is_due or cluster.now >= again_at
             if not is_due:
-                cluster.deadlines.set(("balance",), self._looked_at + LOOK_AGAIN_S)
+                cluster.deadlines.set(("balance",), again_at)
         if is_due:
             return self._look()
         if ("balance",) not in cluster.deadlines:
