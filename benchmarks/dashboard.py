@@ -5,15 +5,20 @@ A real coordinator; the workers are links that speak the protocol (``simulated_w
 Playwright. First paint is counted from the last byte of a page's data to the frame that shows it; an interaction from
 its event to the second frame after it. The machine's noise is in all numbers: believe ratios within one run.
 
-    python benchmarks/dashboard.py [--tests 100000] [--workers 1000] [--rate 1500] [--rounds 2] [--quick] [--json FILE]
+    python benchmarks/dashboard.py [--tests 100000] [--workers 1000] [--rate 1500] [--pairs 2] [--quick] [--json FILE]
 
-``--rate``: tests per second that the workers together finish. ``--quick``: 10,000 tests, 200 workers, one round.
+The cost is measured in pairs of a run that nobody looks at and one with 50 dashboards, in turns the one and the other
+first, after a run that only warms up; the simulated tests take the same times in every run. Beside the wall time of the
+runs stands the processor time of the coordinator, which is the product's, and that of the clients and the workers, who
+are not, and compete with it for the same cores.
+
+``--part``: browser or cost alone. ``--rate``: tests per second that the workers together finish. ``--quick``: 10,000
+tests, 200 workers, one pair.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -22,7 +27,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +81,32 @@ class Coordinator:
 
     @property
     def cpu_s(self) -> float:
-        times = psutil.Process(self.fleet.coordinator.pid).cpu_times()
-        return float(times.user + times.system)
+        return cpu_s_of(self.fleet.coordinator.pid)
 
 
-@contextlib.contextmanager
-def helper(name: str, *args: str) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, str(HERE / name), *args])
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+class Helper:
+    """A process beside the coordinator; what it prints is kept."""
+
+    def __init__(self, name: str, *args: str) -> None:
+        command = [sys.executable, str(HERE / name), *args]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.said = ""
+
+    def __enter__(self) -> Helper:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        self.said, _ = self._process.communicate()
+
+    @property
+    def cpu_s(self) -> float:
+        return cpu_s_of(self._process.pid)
+
+
+def cpu_s_of(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def look(coordinator: Coordinator, run_id: str, tests: int, workers: int) -> dict[str, Any]:
@@ -134,14 +153,50 @@ def memory_mb(page: Page) -> tuple[float, float]:
     return metrics["JSHeapUsedSize"] / 1e6, max(renderers) / 1e6
 
 
-def timed_run(coordinator: Coordinator, dashboards: int) -> tuple[float, float]:
-    """Seconds of one run, and of the coordinator's processor."""
-    run_id, cpu_s = coordinator.submit(), coordinator.cpu_s
-    watching = helper("open_dashboards.py", coordinator.fleet.url, str(coordinator.fleet.token_file), run_id,
-                      "--count", str(dashboards)) if dashboards else contextlib.nullcontext()  # fmt: skip
-    with watching:
+@dataclass(frozen=True)
+class TimedRun:
+    """``asked``: what the clients of the dashboards say of themselves; empty without any."""
+
+    wall_s: float
+    coordinator_cpu_s: float
+    workers_cpu_s: float
+    asked: dict[str, Any]
+
+
+def timed_run(coordinator: Coordinator, workers: Helper, dashboards: int) -> TimedRun:
+    run_id, cpu_s, workers_cpu_s = coordinator.submit(), coordinator.cpu_s, workers.cpu_s
+    asked: dict[str, Any] = {}
+    if dashboards:
+        args = (coordinator.fleet.url, str(coordinator.fleet.token_file), run_id, "--count", str(dashboards))
+        with Helper("open_dashboards.py", *args) as watching:
+            run = coordinator.wait(run_id)
+        asked = json.loads(watching.said)
+    else:
         run = coordinator.wait(run_id)
-    return float(run["duration_s"]), coordinator.cpu_s - cpu_s
+    return TimedRun(float(run["duration_s"]), coordinator.cpu_s - cpu_s, workers.cpu_s - workers_cpu_s, asked)
+
+
+def measure_cost(coordinator: Coordinator, workers: Helper, pairs: int) -> list[tuple[TimedRun, TimedRun]]:
+    """Pairs of a run alone and a watched one."""
+    found = []
+    print(f"\n{'':22} {'run':>8} {'coordinator':>12} {'workers':>9} {'clients':>9}")
+    for number in range(pairs):
+        took: dict[int, TimedRun] = {}
+        for dashboards in (0, DASHBOARDS) if number % 2 == 0 else (DASHBOARDS, 0):
+            run = took[dashboards] = timed_run(coordinator, workers, dashboards)
+            print(
+                f"{f'{dashboards} dashboards' if dashboards else 'alone':22} {run.wall_s:6.1f} s"
+                f" {run.coordinator_cpu_s:10.1f} s {run.workers_cpu_s:7.1f} s {run.asked.get('cpu_s', 0.0):7.1f} s"
+                f"   {', '.join(f'{name} {value}' for name, value in run.asked.items() if name != 'cpu_s')}"
+            )
+        alone, watched = took[0], took[DASHBOARDS]
+        found.append((alone, watched))
+        more_s = watched.coordinator_cpu_s - alone.coordinator_cpu_s
+        print(
+            f"{'':22} {watched.wall_s / alone.wall_s - 1:+8.1%} {more_s / alone.coordinator_cpu_s:+12.1%}"
+            f" ({more_s / watched.wall_s:.1%} of a core)"
+        )
+    return found
 
 
 def show(found: dict[str, Any]) -> None:
@@ -159,12 +214,13 @@ def main() -> int:
     parser.add_argument("--tests", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=1500.0)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--part", choices=("all", "browser", "cost"), default="all")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
     if given.quick:
-        given.tests, given.workers, given.rate, given.rounds = 10_000, 200, 1000.0, 1
+        given.tests, given.workers, given.rate, given.pairs = 10_000, 200, 1000.0, 1
     with (
         tempfile.TemporaryDirectory(prefix="fleetest-dashboard-") as name,
         local_fleet(Path(name), workers=0) as fleet,
@@ -172,19 +228,17 @@ def main() -> int:
         coordinator = Coordinator(fleet)
         counts = ("--workers", str(given.workers), "--tests", str(given.tests))
         pace = ("--mean-s", str(given.workers / given.rate))
-        with helper("simulated_workers.py", fleet.url, str(fleet.token_file), *counts, *pace):
+        found: dict[str, Any] = {}
+        with Helper("simulated_workers.py", fleet.url, str(fleet.token_file), *counts, *pace) as workers:
             coordinator.wait_for_workers(given.workers)
             run_id = coordinator.submit()
             coordinator.wait(run_id)
-            found = look(coordinator, run_id, int(given.tests * 0.99), given.workers)
-            show(found)
-            pairs = [(timed_run(coordinator, 0), timed_run(coordinator, DASHBOARDS)) for _ in range(given.rounds)]
-    found["runs_s"] = pairs
-    for alone, watched in pairs:
-        print(
-            f"\nrun alone {alone[0]:.1f} s ({alone[1]:.1f} s of processor), with {DASHBOARDS} dashboards"
-            f" {watched[0]:.1f} s ({watched[1]:.1f} s): {watched[0] / alone[0] - 1:+.1%}"
-        )
+            if given.part != "cost":
+                found = look(coordinator, run_id, int(given.tests * 0.99), given.workers)
+                show(found)
+            if given.part != "browser":
+                pairs = measure_cost(coordinator, workers, given.pairs)
+                found["runs"] = [[asdict(run) for run in pair] for pair in pairs]
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0

@@ -2,7 +2,8 @@
 
     python benchmarks/simulated_workers.py URL TOKEN_FILE --workers 1000 --tests 100000 --mean-s 0.5
 
-Every run that it is asked for is the same suite. One test in 200 fails, with a traceback of one of five kinds.
+Every run that it is asked for is the same suite, and takes the same times. One test in 200 fails, with a traceback of
+one of five kinds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import time
 import uuid
 from collections import deque
 from pathlib import Path
+
+import uvloop
 
 from fleetest.core.model import AttemptResult, Capabilities, Lease, TaskId, TaskSpec, Verdict
 from fleetest.core.suite_planning import fingerprint_of
@@ -40,6 +43,7 @@ class SimulatedWorker:
     """One slot. ``mean_s``: how long a test takes on average."""
 
     def __init__(self, number: int, plan: list[TaskSpec], fingerprint: str, mean_s: float) -> None:
+        self._number = number
         self._name = f"sim{number:04}"
         self._plan = plan
         self._fingerprint = fingerprint
@@ -92,6 +96,7 @@ class SimulatedWorker:
             is_welcome = isinstance(message, wire.Welcome)
             self._interval_s = message.heartbeat_interval_s if is_welcome else message.interval_s
         elif isinstance(message, wire.PrepareRun):
+            self._random = random.Random(self._number)
             for suite in message.suites:
                 self._link.send(
                     wire.SuiteCollected(
@@ -175,7 +180,7 @@ def main() -> None:
     parser.add_argument("--mean-s", type=float, default=0.5)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(serve_all(parser.parse_args()))
+    uvloop.run(serve_all(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,14 @@ EVENTS_PATH = "/api/v1/events"
 PATHS = frozenset({"/api", "/metrics", "/openapi.json", "/healthz", "/readyz", "/version"})
 """What is asked of the coordinator besides everything under ``/api/``."""
 PASSED_ON = (hdrs.ACCEPT, hdrs.CONTENT_TYPE, "Idempotency-Key")
-PASSED_BACK = (hdrs.CONTENT_TYPE, hdrs.CONTENT_DISPOSITION, hdrs.RETRY_AFTER, hdrs.ALLOW, "Idempotency-Replayed")
+PASSED_BACK = (
+    hdrs.AGE,
+    hdrs.CONTENT_TYPE,
+    hdrs.CONTENT_DISPOSITION,
+    hdrs.RETRY_AFTER,
+    hdrs.ALLOW,
+    "Idempotency-Replayed",
+)
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 300.0

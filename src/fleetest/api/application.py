@@ -16,7 +16,7 @@ from fleetest.api import answers
 from fleetest.api.context import Context
 from fleetest.api.events import EventHub
 from fleetest.api.fleet import Fleet, History
-from fleetest.api.handlers.alerts import AlertRoutes, all_alerts
+from fleetest.api.handlers.alerts import AlertRoutes, alert_answer
 from fleetest.api.handlers.history import HistoryRoutes
 from fleetest.api.handlers.login import LoginRoutes
 from fleetest.api.handlers.queue import QueueRoutes
@@ -31,6 +31,7 @@ from fleetest.api.past import Past
 from fleetest.api.readiness import Readiness
 from fleetest.api.route import Call, Route
 from fleetest.api.series import FleetSeries
+from fleetest.api.shared_answers import SharedAnswers
 from fleetest.core import commands, events
 from fleetest.storage.submissions import SubmissionStore
 from fleetest.transport.audit import AuditSink
@@ -75,7 +76,9 @@ class Api:
         )
         self._series = FleetSeries(fleet, index, wall)
         self._metrics = FleetMetrics(self.context, data_directory)
-        self.hub = EventHub(self.context, self._numbers, lambda: all_alerts(self.context))
+        self.hub = EventHub(self.context, self._numbers, lambda alert: alert_answer(alert, self.context))
+        self._shared = SharedAnswers(lambda: index.changes, clock)
+        fleet.observe(self._shared.observe)
         self._readiness = Readiness(self.context, data_directory)
         self._saving: set[asyncio.Future[None]] = set()
         self._document: bytes = b""
@@ -104,6 +107,7 @@ class Api:
             Route("GET", "/api", Role.VIEW, "This API as a page.", self._show_page, None, media_type="text/html",
                   tag="server"),
         ]  # fmt: skip
+        found = [self._shared.around(route) for route in found]
         document = openapi(found)
         self._document = msgspec.json.encode(document)
         self._page = reference_page(document)

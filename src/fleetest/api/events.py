@@ -1,4 +1,4 @@
-"""Live events for screens: a snapshot, then what changed, four times a second at most.
+"""Live events for screens: a snapshot, then what changed, four times a second at most and less often if that is dear.
 
 A frame is encoded once for everybody. Nobody is waited for: who falls behind gets a new snapshot instead of a longer
 queue, and who does not read at all is cut off. While nobody listens, nothing is done.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,17 +22,22 @@ from fleetest.api import answers, describe, frames
 from fleetest.api.answers import utc
 from fleetest.api.context import Context
 from fleetest.core import commands, events
+from fleetest.core.alerts import Alert
 from fleetest.core.model import RunId
 from fleetest.transport.identity import Identity
 from fleetest.transport.problems import Problem
 
 TICK_S = 0.25
+BUDGET = 0.01
+"""Part of a processor for finding out what changed."""
 SLOW_TICKS = 4
 """The fleet and its workers are looked at every so many ticks."""
 QUEUE_MAX = 256
 STALLED_S = 20.0
 CLIENTS_MAX = 256
 TASKS_PER_FRAME_MAX = 2000
+SEND_BUFFER_BYTES = 256 * 1024
+"""Of the system, for each client: beyond it what one does not read waits here, where it is seen."""
 CLOSED_GOING_AWAY = 1001
 CLOSED_POLICY = 1008
 CLOSED_TRY_AGAIN_LATER = 1013
@@ -54,17 +61,17 @@ class _Client:
 
 
 class EventHub:
-    """``numbers`` tells the fleet in numbers; ``alerts`` all alerts that are kept."""
+    """``numbers`` tells the fleet in numbers, ``as_answer`` an alert."""
 
     def __init__(
         self,
         context: Context,
         numbers: Callable[[], answers.FleetNumbers],
-        alerts: Callable[[], list[answers.Alert]],
+        as_answer: Callable[[Alert], answers.Alert],
     ) -> None:
         self._context = context
         self._numbers = numbers
-        self._alerts = alerts
+        self._as_answer = as_answer
         self._clients: set[_Client] = set()
         self._seq = 0
         self._ticks = 0
@@ -72,9 +79,13 @@ class EventHub:
         self._closings: set[asyncio.Task[None]] = set()
         self._runs: dict[str, answers.RunSummary] = {}
         self._workers: dict[str, frames.WorkerRow] = {}
-        self._known_alerts: dict[str, answers.Alert] = {}
+        self._alerts: dict[str, Alert] = {}
         self._tasks: dict[RunId, list[frames.TaskChange]] = {}
         self._partial: set[RunId] = set()
+        self._followed: set[RunId] = set()
+        """Runs whose tasks somebody wants to hear of."""
+        self._told_all: tuple[int, str] = (-1, "")
+        """The last snapshot, and the frame after which it was made."""
         self.dropped_total = 0
         """Clients that were cut off or got a snapshot in place of frames."""
         context.fleet.observe(self._observe)
@@ -87,29 +98,32 @@ class EventHub:
         """Raises Problem 426, 503."""
         if len(self._clients) >= CLIENTS_MAX:
             raise Problem(503, "too_many_listeners", f"{CLIENTS_MAX} listen already: close one", {"Retry-After": "30"})
-        socket: web.WebSocketResponse[Any] = web.WebSocketResponse(
+        opened: web.WebSocketResponse[Any] = web.WebSocketResponse(
             compress=False, max_msg_size=4096, heartbeat=30.0, timeout=_CLOSE_TIMEOUT_S
         )
-        if not socket.can_prepare(request):
+        if not opened.can_prepare(request):
             raise Problem(426, "websocket_needed", "a WebSocket is spoken here", {"Upgrade": "websocket"})
-        await socket.prepare(request)
-        client = _Client(socket, request.transport, identity, run_id)
+        await opened.prepare(request)
+        _bound_send_buffer(request.transport)
+        client = _Client(opened, request.transport, identity, run_id)
         if not self._clients:
             self._take_stock()
         self._clients.add(client)
-        if self._ticking is None:
+        self._find_followed()
+        if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.get_running_loop().create_task(self._keep_ticking())
         client.put(self._snapshot())
         writing = asyncio.get_running_loop().create_task(self._write(client))
         try:
-            message = await socket.receive()
+            message = await opened.receive()
             if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 await self._close(client, CLOSED_POLICY, b"nothing is expected here")
         finally:
             self._clients.discard(client)
+            self._find_followed()
             writing.cancel()
             await asyncio.wait({writing})
-        return socket
+        return opened
 
     async def close(self) -> None:
         if self._ticking is not None:
@@ -143,9 +157,7 @@ class EventHub:
     # What changed ----------------------------------------------------------------------------------------------
 
     def _observe(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
-        if not self._clients:
-            return
-        wanted = {client.run_id for client in self._clients if client.run_id is not None}
+        wanted = self._followed
         if not wanted:
             return
         for command in commanded:
@@ -187,7 +199,8 @@ class EventHub:
 
     def _take_stock(self) -> None:
         """From here on changes are told."""
-        self._runs, self._workers, self._known_alerts = {}, {}, {}
+        self._runs, self._workers, self._alerts = {}, {}, {}
+        self._told_all = (-1, "")
         self._tasks, self._partial = {}, set()
         self._changed_runs()
         self._changed_workers()
@@ -199,7 +212,10 @@ class EventHub:
         current: dict[str, answers.RunSummary] = {}
         for run_id, indexed in context.index.runs.items():
             run = cluster.runs.get(run_id) or cluster.finished_runs.get(run_id)
-            if run is not None:
+            known = self._runs.get(run_id)
+            if known is not None and not known.is_live:
+                current[run_id] = known
+            elif run is not None:
                 current[run_id] = describe.live_run(run, indexed, now, context.remaining_s(run))
         changed = [run for run_id, run in current.items() if _essence(run) != _essence(self._runs.get(run_id))]
         self._runs = current
@@ -233,25 +249,24 @@ class EventHub:
         return rows
 
     def _changed_alerts(self) -> list[answers.Alert]:
-        current = {alert.alert_id: alert for alert in self._alerts()}
-        changed = [
-            alert
-            for alert_id, alert in current.items()
-            if alert_id not in self._known_alerts or self._known_alerts[alert_id].state != alert.state
-        ]
-        self._known_alerts = current
-        return changed
+        current = {str(alert.alert_id): alert for alert in self._context.fleet.state.cluster.alerts.all()}
+        changed = [alert for alert_id, alert in current.items() if self._alerts.get(alert_id) is not alert]
+        self._alerts = current
+        return [self._as_answer(alert) for alert in reversed(changed)]
 
     def _snapshot(self) -> str:
-        snapshot = frames.Snapshot(
-            seq=self._seq,
-            at=self._now(),
-            fleet=self._numbers(),
-            runs=list(self._runs.values()),
-            workers=self._worker_rows(),
-            alerts=[alert for alert in self._alerts() if alert.cleared_at is None],
-        )
-        return frames.encode(snapshot)
+        """What is known by the last frame, so that the next one goes on from there; one for all who come meanwhile."""
+        if self._told_all[0] != self._seq:
+            snapshot = frames.Snapshot(
+                seq=self._seq,
+                at=self._now(),
+                fleet=self._numbers(),
+                runs=list(self._runs.values()),
+                workers=list(self._workers.values()),
+                alerts=[self._as_answer(alert) for alert in reversed(self._alerts.values()) if not alert.cleared_at],
+            )
+            self._told_all = self._seq, frames.encode(snapshot)
+        return self._told_all[1]
 
     def _now(self) -> Any:
         return utc(self._context.wall())
@@ -259,17 +274,19 @@ class EventHub:
     # Clients ---------------------------------------------------------------------------------------------------
 
     async def _keep_ticking(self) -> None:
+        pause_s = TICK_S
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(pause_s)
             if not self._clients:
-                continue
+                return
+            began = time.thread_time()
             try:
                 self.tick()
             except Exception:
                 _log.exception("live events could not be told")
+            pause_s = max(TICK_S, (time.thread_time() - began) / BUDGET)
 
     def _send(self, frame: str, is_wanted: Callable[[_Client], bool]) -> None:
-        snapshot: str | None = None
         for client in self._clients:
             if not is_wanted(client):
                 continue
@@ -278,8 +295,7 @@ class EventHub:
                 continue
             self.dropped_total += 1
             client.queue.clear()
-            snapshot = snapshot or self._snapshot()
-            client.put(snapshot)
+            client.put(self._snapshot())
 
     def _look_after_clients(self) -> None:
         now, credentials = self._context.fleet.now(), self._context.credentials
@@ -301,8 +317,12 @@ class EventHub:
                     await client.socket.send_str(frame)
                     client.sending_since = None
 
+    def _find_followed(self) -> None:
+        self._followed = {client.run_id for client in self._clients if client.run_id is not None}
+
     def _close_soon(self, client: _Client, code: int, reason: bytes) -> None:
         self._clients.discard(client)
+        self._find_followed()
         task = asyncio.get_running_loop().create_task(self._close(client, code, reason))
         self._closings.add(task)
         task.add_done_callback(self._closings.discard)
@@ -313,6 +333,13 @@ class EventHub:
             await asyncio.wait_for(client.socket.close(code=code, message=reason), _CLOSE_TIMEOUT_S)
         if client.transport is not None and client.transport.get_write_buffer_size():
             client.transport.abort()
+
+
+def _bound_send_buffer(transport: asyncio.Transport | None) -> None:
+    """The system would keep megabytes for each client that does not read."""
+    opened = transport.get_extra_info("socket") if transport is not None else None
+    if opened is not None:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def _essence(run: answers.RunSummary | None) -> Any:

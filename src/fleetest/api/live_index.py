@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from fleetest.api.fleet import Fleet, RunFacts
@@ -39,6 +40,8 @@ class IndexedRun:
     started: dict[TaskId, float] = field(default_factory=dict)
     """Wall time at which we heard that the present attempt had started."""
     ended_at: float | None = None
+    shown: tuple[int, int, float] = (0, 0, -inf)
+    """Attempts that the timeline tells at the moment; changes until then; when (monotonic)."""
 
 
 class LiveIndex:
@@ -51,6 +54,8 @@ class LiveIndex:
         self._fleet = fleet
         self._wall = wall
         self.runs: dict[RunId, IndexedRun] = {}
+        self.changes = 0
+        """Events so far, except that a worker is still there."""
         self.finished_total = 0
         self.verdicts_total: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
         fleet.observe(self._observe)
@@ -67,6 +72,8 @@ class LiveIndex:
         return self._wall() - (self._fleet.now() - instant)
 
     def _observe(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
+        if type(event) is not events.WorkerHeartbeat:
+            self.changes += 1
         if type(event) is events.RunSubmitted:
             facts = self._fleet.run_facts.get(event.run_id)
             if facts is not None and event.run_id not in self.runs:

@@ -25,6 +25,9 @@ it: [use the API](../how-to/use-the-api.md).
   or percent-encoded.
 - **Lists** come in pages: `items`, `next_cursor` (null: this was the last), `total` (null: nobody counted). Pages
   have at most 1,000 entries.
+- **Age**: while many look at a large fleet, what is shown of it is computed once for all who ask within a moment (at
+  most 10 s). An answer with the header `Age` is from so many seconds ago, and something has happened since. After a
+  POST and after the end of a run nobody is told of a time before it.
 - **POST** takes `Idempotency-Key`: asking again with the same key and body within a day gives the same answer and
   does nothing.
 - Bodies are `Content-Type: application/json`; unknown fields and parameters are refused.

@@ -36,6 +36,8 @@ class Call:
     path: Mapping[str, str]
     query: Any
     body: Any
+    as_of: int | None = None
+    """Set by a handler whose answer tells an earlier time: how many changes there had been (``LiveIndex.changes``)."""
 
     @property
     def identity(self) -> Identity:
@@ -69,6 +71,8 @@ class Route:
     is_repeatable: bool = False
     """A POST that takes an idempotency key."""
     tag: str = ""
+    shared_s: float | None = None
+    """What is asked of the state by whoever looks: all get one answer, for so long at least. None: never."""
     problems: tuple[int, ...] = ()
     """Statuses that it may end with besides those that every route may."""
     _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from fleetest.api import frames
 from fleetest.core.model import AttemptResult, Capabilities, Verdict
 from fleetest.core.suite_planning import fingerprint_of
 from fleetest.transport.identity import Role
@@ -344,6 +345,46 @@ def test_live_events_tell_what_changes(serve):
                 while (message := await other.receive()).type is aiohttp.WSMsgType.TEXT:
                     pass
                 assert (message.type, other.close_code) == (aiohttp.WSMsgType.CLOSE, 1008)
+
+    run(main)
+
+
+def test_nothing_is_done_while_nobody_looks(serve):
+    async def main():
+        async with serve() as served:
+            hub = served.api.hub
+            for _ in range(2):
+                async with listening(served) as socket:
+                    await frame(socket, "snapshot")
+                    await frame(socket, "delta")
+                    ticking = hub._ticking
+                await asyncio.wait_for(ticking, 10)
+
+    run(main)
+
+
+def test_who_comes_at_the_same_time_gets_one_snapshot(serve, monkeypatch):
+    made = []
+    encode = frames.encode
+
+    def counted(given):
+        made.append(type(given))
+        return encode(given)
+
+    monkeypatch.setattr(frames, "encode", counted)
+
+    async def main():
+        async with serve() as served, worker(served), listening(served) as first:
+            await frame(first, "snapshot")
+            served.api.hub._ticking.cancel()
+            made.clear()
+            served.api.hub._ticks = 0
+            served.api.hub.tick()
+            async with listening(served) as second, listening(served) as third:
+                told = [await frame(each, "snapshot") for each in (second, third)]
+            assert told[0] == told[1]
+            assert [row[0] for row in told[0]["workers"]] == ["w1"]
+            assert made == [frames.Delta, frames.Snapshot]
 
     run(main)
 

@@ -38,7 +38,7 @@ class AlertRoutes:
     def routes(self) -> Sequence[Route]:
         return [
             Route("GET", "/api/v1/alerts", Role.VIEW, "Alerts, those that last first.", self.browse,
-                  answers.Page[answers.Alert], query=AlertsQuery, tag="alerts"),
+                  answers.Page[answers.Alert], query=AlertsQuery, shared_s=0.0, tag="alerts"),
             Route("POST", "/api/v1/alerts/{alert}/acknowledge", Role.ADMIN, "Say that you have taken note.",
                   self.acknowledge, answers.Alert, is_repeatable=True, tag="alerts", problems=(404, 422)),
         ]  # fmt: skip
@@ -68,28 +68,31 @@ class AlertRoutes:
 
 def all_alerts(context: Context) -> list[answers.Alert]:
     """Newest first: those that last, then those that are over."""
-    known = [_answer(alert, context) for alert in reversed(context.fleet.state.cluster.alerts.all())]
+    known = [alert_answer(alert, context) for alert in reversed(context.fleet.state.cluster.alerts.all())]
     return [alert for alert in known if alert.cleared_at is None] + [alert for alert in known if alert.cleared_at]
 
 
 def alert_counts(context: Context) -> answers.AlertCounts:
-    states = [alert.state for alert in all_alerts(context)]
+    states = [_state(alert) for alert in context.fleet.state.cluster.alerts.all()]
     return answers.AlertCounts(open=states.count("open"), acknowledged=states.count("acknowledged"))
 
 
-def _answer(alert: Alert, context: Context) -> answers.Alert:
+def _state(alert: Alert) -> str:
+    return "cleared" if alert.cleared_at is not None else "acknowledged" if alert.acknowledged_by else "open"
+
+
+def alert_answer(alert: Alert, context: Context) -> answers.Alert:
     def at(instant: Instant | None) -> datetime | None:
         return utc(context.index.to_wall(instant)) if instant is not None else None
 
     raised_at = at(alert.raised_at)
     assert raised_at is not None
-    state = "cleared" if alert.cleared_at is not None else "acknowledged" if alert.acknowledged_by else "open"
     return answers.Alert(
         alert_id=alert.alert_id,
         worker_id=alert.worker_id,
         cause=alert.cause,
         message=alert.message,
-        state=state,
+        state=_state(alert),
         raised_at=raised_at,
         acknowledged_by=alert.acknowledged_by,
         acknowledged_at=at(alert.acknowledged_at),

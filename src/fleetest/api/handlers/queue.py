@@ -13,32 +13,21 @@ from fleetest.core.entities import Task
 from fleetest.core.lifecycle import TaskState
 from fleetest.transport.identity import Role
 
-FRESH_S = 1.0
-"""An answer is given again for this long: it costs a look at every task."""
 EXAMPLES_MAX = 10
 
 
 class QueueRoutes:
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._known: answers.Queue | None = None
-        self._known_at = 0.0
 
     def routes(self) -> Sequence[Route]:
         return [
             Route("GET", "/api/v1/queue", Role.VIEW, "What waits, grouped by the reason.", self.show, answers.Queue,
-                  tag="queue"),
+                  shared_s=0.0, tag="queue"),
         ]  # fmt: skip
 
     async def show(self, call: Call) -> answers.Queue:
-        now = self._context.fleet.now()
-        if self._known is None or now - self._known_at >= FRESH_S:
-            self._known = await self._look()
-            self._known_at = now
-        return self._known
-
-    async def _look(self) -> answers.Queue:
-        """Tasks of one class wait for the same reason: one of each is asked why."""
+        """Costs a look at every task. Tasks of one class wait for the same reason: one of each is asked why."""
         groups: dict[str, answers.WaitingGroup] = {}
         waiting = 0
         for run in list(self._context.fleet.state.cluster.runs.values()):

@@ -76,11 +76,11 @@ class RunRoutes:
     def routes(self) -> Sequence[Route]:
         return [
             Route("GET", "/api/v1/runs", Role.VIEW, "Runs, live ones first, then newest first.", self.browse,
-                  answers.Page[answers.RunSummary], query=RunsQuery, tag="runs", problems=(503,)),
+                  answers.Page[answers.RunSummary], query=RunsQuery, shared_s=0.0, tag="runs", problems=(503,)),
             Route("POST", "/api/v1/runs", Role.SUBMIT, "Submit a run.", self.submit, answers.Submitted, body=NewRun,
                   status=201, body_bytes_max=SUBMISSION_BYTES_MAX, is_repeatable=True, tag="runs", problems=(422, 429)),
-            Route("GET", "/api/v1/runs/{run}", Role.VIEW, "One run.", self.show, answers.RunDetail, tag="runs",
-                  problems=(404, 503)),
+            Route("GET", "/api/v1/runs/{run}", Role.VIEW, "One run.", self.show, answers.RunDetail, shared_s=0.0,
+                  tag="runs", problems=(404, 503)),
             Route("POST", "/api/v1/runs/{run}/cancel", Role.SUBMIT, "End a run.", self.cancel, answers.Ok,
                   body=Cancellation, is_body_optional=True, status=202, is_repeatable=True, tag="runs",
                   problems=(404, 409, 422)),

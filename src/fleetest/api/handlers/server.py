@@ -47,7 +47,7 @@ class ServerRoutes:
             Route("GET", "/api/v1/status", Role.VIEW, "The fleet at this moment, in numbers.", self.status,
                   answers.FleetStatus, tag="fleet"),
             Route("GET", "/api/v1/status/series", Role.VIEW, "The fleet over the last half hour.", self.fleet_series,
-                  answers.Series, tag="fleet"),
+                  answers.Series, shared_s=0.0, tag="fleet"),
             Route("GET", "/api/v1/events", Role.VIEW, "Live events over a WebSocket: a snapshot, then what changes.",
                   self.follow, AnyFrame, query=EventsQuery, status=101, tag="fleet", problems=(426, 503)),
         ]  # fmt: skip

@@ -27,7 +27,11 @@ from fleetest.transport.problems import Problem
 STATES = tuple(state.value for state in TaskState)
 VERDICTS = tuple(verdict.value for verdict in Verdict)
 FAILURES_READ_MAX = 5000
+FAILURES_SHARED_S = 2.0
+"""Most of their cost is the history's, on a thread."""
 TIMELINE_MAX = 20_000
+TIMELINE_STEP_S = 1.0
+"""The timeline of a live run grows in such steps, so that all who follow it ask for the same parts."""
 SCORES_MAX = 10
 FAILING = tuple(
     verdict for verdict in Verdict if not verdict.is_success and verdict not in (Verdict.CANCELLED, Verdict.NOT_RUN)
@@ -67,14 +71,15 @@ class TaskRoutes:
     def routes(self) -> Sequence[Route]:
         return [
             Route("GET", "/api/v1/runs/{run}/tasks", Role.VIEW, "Tasks of a run, by filter and in order.", self.browse,
-                  answers.Page[answers.TaskRow], query=TasksQuery, tag="tasks", problems=(404, 503)),
+                  answers.Page[answers.TaskRow], query=TasksQuery, shared_s=0.0, tag="tasks",
+                  problems=(404, 503)),
             Route("GET", "/api/v1/runs/{run}/tasks/{task...}", Role.VIEW, "One task with all its attempts.", self.show,
                   answers.TaskDetail, tag="tasks", problems=(404, 503)),
             Route("GET", "/api/v1/runs/{run}/failures", Role.VIEW, "Failures, grouped by likeness of their tracebacks.",
-                  self.failures, answers.Page[answers.FailureGroup], query=FailuresQuery, tag="tasks",
-                  problems=(404, 503)),
+                  self.failures, answers.Page[answers.FailureGroup], query=FailuresQuery,
+                  shared_s=FAILURES_SHARED_S, tag="tasks", problems=(404, 503)),
             Route("GET", "/api/v1/runs/{run}/timeline", Role.VIEW, "Every attempt as a bar on its slot.", self.timeline,
-                  answers.Timeline, query=TimelineQuery, tag="tasks", problems=(404, 503)),
+                  answers.Timeline, query=TimelineQuery, shared_s=0.0, tag="tasks", problems=(404, 503)),
         ]  # fmt: skip
 
     async def browse(self, call: Call) -> answers.Page[answers.TaskRow]:
@@ -254,11 +259,12 @@ class TaskRoutes:
         found = self._context.index.get(run_id)
         if found is not None:
             run, indexed = found
+            end = self._shown(run, indexed, call)
             bars = [
                 (row.task_id, row.attempt, row.worker, row.slot or 0, row.started_at, row.duration_s, row.verdict.value)
-                for row in indexed.attempts[after : after + query.limit]
+                for row in indexed.attempts[after : min(after + query.limit, end)]
             ]
-            is_complete = after + query.limit >= len(indexed.attempts)
+            is_complete = after + query.limit >= end
             running = _running(run, indexed, self._context.wall())
             # A verdict without an execution has a place in the list, and no bar.
             shown = [bar for bar in bars if bar[4] is not None and bar[2]]
@@ -274,6 +280,14 @@ class TaskRoutes:
             raise unknown_run(run_id)
         origin = row["started_at"].replace(tzinfo=timezone.utc).timestamp()
         return _timeline(past_bars, origin, [], after + len(past_bars), len(past_bars) < query.limit)
+
+    def _shown(self, run: Run, indexed: IndexedRun, call: Call) -> int:
+        """How many attempts the timeline tells now."""
+        now = self._context.fleet.now()
+        if run.is_finished or now - indexed.shown[2] >= TIMELINE_STEP_S:
+            indexed.shown = (len(indexed.attempts), self._context.index.changes, now)
+        count, call.as_of, _ = indexed.shown
+        return count
 
 
 def _from_place(tasks: Sequence[Task], after: int | None, sort: str) -> Sequence[Task]:

@@ -51,11 +51,11 @@ class WorkerRoutes:
 
         return [
             Route("GET", "/api/v1/workers", Role.VIEW, "Every worker that is there.", self.browse,
-                  answers.Page[answers.WorkerSummary], query=WorkersQuery, tag="workers"),
+                  answers.Page[answers.WorkerSummary], query=WorkersQuery, shared_s=0.0, tag="workers"),
             Route("GET", "/api/v1/workers/{worker}", Role.VIEW, "One worker.", self.show, answers.WorkerDetail,
-                  tag="workers", problems=(404,)),
+                  shared_s=0.0, tag="workers", problems=(404,)),
             Route("GET", "/api/v1/workers/{worker}/series", Role.VIEW, "Its load and memory over the last half hour.",
-                  self.series, answers.Series, tag="workers", problems=(404,)),
+                  self.series, answers.Series, shared_s=0.0, tag="workers", problems=(404,)),
             action("drain", "It finishes what it runs and gets nothing new.", self.drain),
             action("resume", "It takes work again after a drain.", self.resume),
             action("quarantine", "It gets no more work until it is released.", self.quarantine, Quarantine),

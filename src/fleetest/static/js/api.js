@@ -10,6 +10,9 @@ export class Refused extends Error {
   }
 }
 
+/** Signals of loads that were told something older than what had happened when they asked: many look at a large fleet. */
+const behind = new WeakSet();
+
 async function ask(method, path, { query = {}, body = undefined, signal = undefined } = {}) {
   const url = new URL(ROOT + path, location.origin);
   for (const [name, value] of Object.entries(query)) {
@@ -34,12 +37,18 @@ async function ask(method, path, { query = {}, body = undefined, signal = undefi
     throw new Refused(401, "unauthorized", "You are not logged in any more.");
   }
   const answer = await response.json().catch(() => null);
+  if (signal && response.headers.has("Age")) behind.add(signal);
   if (!response.ok) throw new Refused(response.status, answer?.code ?? "error", answer?.detail ?? `The coordinator answered ${response.status}.`);
   return answer;
 }
 
 export const get = (path, query = {}, signal = undefined) => ask("GET", path, { query, signal });
 export const post = (path, body = {}) => ask("POST", path, { body });
+
+/** Whether something that was asked for with this signal since the last call was answered as of an earlier time. */
+export function wasBehind(signal) {
+  return behind.delete(signal);
+}
 
 /** All items of a list that comes in pages, at most 20 pages. */
 export async function getAll(path, query = {}, signal = undefined) {

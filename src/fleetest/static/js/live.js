@@ -1,6 +1,6 @@
 // What the coordinator tells by itself: one WebSocket, healed with growing pauses, feeding whoever listens.
 
-import { get, leaveForLogin } from "./api.js";
+import { get, leaveForLogin, wasBehind } from "./api.js";
 import { soon } from "./dom.js";
 
 const PAUSE_S = [0.3, 0.6, 1.2, 2.5, 5, 8];
@@ -130,15 +130,16 @@ export const live = new Live();
 
 /**
  * A screen that nobody sees asks for nothing. Loads with `load(signal)` now, and again after `topics` change, at most every `pause_s`; `shown(result)` or
- * `failed(error)` takes the outcome. Returns { again(), close() }.
+ * `failed(error)` takes the outcome. While `mark()` gives what it gave before, there is nothing new to load. Returns { again(), close() }.
  */
-export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () => {} }) {
+export function refreshing(load, { topics = [], pause_s = 1, mark = () => ({}), shown, failed = () => {} }) {
   let isWanted = false;
   let isLoading = false;
   let isClosed = false;
   let timer = null;
   let startedAt = 0;
   let took = 0;
+  let marked = null;
   const abort = new AbortController();
 
   async function run() {
@@ -146,6 +147,7 @@ export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () 
     isWanted = false;
     isLoading = true;
     startedAt = performance.now();
+    marked = mark();
     try {
       const result = await load(abort.signal);
       if (!isClosed) shown(result);
@@ -154,7 +156,8 @@ export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () 
     }
     took = performance.now() - startedAt;
     isLoading = false;
-    if (isWanted) again();
+    const isBehind = wasBehind(abort.signal);
+    if (isWanted || isBehind) again();
   }
 
   function again({ isUrgent = false } = {}) {
@@ -170,7 +173,7 @@ export function refreshing(load, { topics = [], pause_s = 1, shown, failed = () 
 
   const seen = () => { if (!document.hidden && isWanted) again(); };
   document.addEventListener("visibilitychange", seen);
-  const ends = [...topics.map((topic) => live.listen(topic, again)), () => document.removeEventListener("visibilitychange", seen)];
+  const ends = [...topics.map((topic) => live.listen(topic, () => mark() !== marked && again())), () => document.removeEventListener("visibilitychange", seen)];
   run();
   return {
     again: () => again({ isUrgent: true }),

@@ -65,6 +65,12 @@ export function runPage(runId, filter) {
     return ["failed", "error", "timeout", "crashed", "oom", "quarantined"].reduce((sum, name) => sum + (each.counts[name] ?? 0), 0);
   }
 
+  /** Changes with every failure; without the run among those that are told, always. */
+  function failuresTold() {
+    const told = live.runs.get(runId);
+    return told ? `${bad(told)} ${told.is_live}` : {};
+  }
+
   /** What running again would run: everything that did not succeed, also what never ran. */
   function unsuccessful(each) {
     return Object.entries(each.counts).reduce((sum, [verdict, number]) => sum + (SUCCESSES.has(verdict) ? 0 : number), 0);
@@ -128,13 +134,21 @@ export function runPage(runId, filter) {
     timeline.show(bars, running, span);
   }
 
-  const summary = refreshing((signal) => get(path("runs", runId), {}, signal), { topics: ["runs"], pause_s: 0.5, shown: showRun, failed: (error) => showError(bar, error) });
+  /** What is told by itself needs no question; notices and suites come with the next one. */
+  function showTold() {
+    const told = live.runs.get(runId);
+    if (!run?.is_live || !told) return;
+    if (told.is_live) showRun({ ...run, ...told });
+    else summary.again();
+  }
+
+  const summary = refreshing((signal) => get(path("runs", runId), {}, signal), { topics: ["runs"], pause_s: 5, shown: showRun, failed: (error) => showError(bar, error) });
   const loads = [
-    refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, shown: (page) => failures.show(page.items, { isLive: run?.is_live }), failed: (error) => showError(failures.element, error) }),
+    refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, mark: failuresTold, shown: (page) => failures.show(page.items, { isLive: run?.is_live }), failed: (error) => showError(failures.element, error) }),
     refreshing(loadTimeline, { topics: ["runs"], pause_s: 1, shown: showTimeline }),
     tasks.load,
   ];
-  const ends = [live.listen("status", () => run && showActions())];
+  const ends = [live.listen("status", () => run && showActions()), live.listen("runs", showTold)];
   return {
     element,
     title: "Run",
