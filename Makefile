@@ -6,6 +6,9 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED_VENV := .venv-compiled
+COMPILED_READY := $(COMPILED_VENV)/.ready
+CORE_TESTS := tests/unit tests/properties tests/simulation tests/conformance
 BENCH_VENV := benchmarks/.venv
 BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_READY := $(BENCH_VENV)/.ready
@@ -13,12 +16,13 @@ TEST_ARGS ?=
 BENCH_ARGS ?= --quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test compiled test-compiled lint format bench clean
 
 help:
 	@echo 'make demo    run the example suite on four runners of this machine'
 	@echo 'make test    run the tests             (TEST_ARGS="tests/core -k lease")'
 	@echo 'make lint    ruff, mypy --strict, import-linter'
+	@echo 'make compiled, make test-compiled   the core compiled with mypyc in $(COMPILED_VENV); needs a C compiler'
 	@echo 'make format  let ruff reformat'
 	@echo 'make bench   compare with pytest and pytest-xdist   (BENCH_ARGS="--case noop-2 --repeat 5")'
 	@echo 'make clean   remove what was made here'
@@ -28,6 +32,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+compiled: $(COMPILED_READY)
+
+test-compiled: $(COMPILED_READY)
+	$(COMPILED_VENV)/bin/python -m pytest $(or $(TEST_ARGS),$(CORE_TESTS))
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -49,6 +58,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# Not editable: what is compiled stays what it was when it was built.
+$(COMPILED_READY): pyproject.toml hatch_build.py $(shell find src -name '*.py')
+	@$(check_python)
+	$(PYTHON) -m venv $(COMPILED_VENV)
+	HATCH_BUILD_HOOKS_ENABLE=true $(COMPILED_VENV)/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@touch $@
+
 $(BENCH_READY): pyproject.toml benchmarks/requirements.txt
 	@$(check_python)
 	$(PYTHON) -m venv $(BENCH_VENV)
@@ -56,7 +72,7 @@ $(BENCH_READY): pyproject.toml benchmarks/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) benchmarks/results build dist examples/*/.fleetest .fleetest
+	rm -rf $(VENV) $(COMPILED_VENV) $(BENCH_VENV) benchmarks/results build dist examples/*/.fleetest .fleetest
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

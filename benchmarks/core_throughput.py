@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from fleetest.core import commands, events
+from fleetest.core import cluster_state, commands, events
 from fleetest.core.cluster_state import ClusterState
 from fleetest.core.model import (
     NO_REQUIREMENTS,
@@ -46,6 +46,8 @@ SLOTS = 4
 TESTS_PER_GROUP = 50
 RUN = RunId("r")
 HERE = Path(__file__).parent
+IS_COMPILED = not (cluster_state.__file__ or "").endswith(".py")
+"""See docs/how-to/compile-the-core.md."""
 ENGINES = HERE / ".venv-engines"
 ENGINE_PACKAGES = ("dask[distributed]", "ray")
 """Their latest versions; what was measured is printed with the result."""
@@ -99,15 +101,14 @@ class Fleet:
         self._time_assigning()
 
     def _time_assigning(self) -> None:
-        dispatch = self.state._dispatch
-        run = dispatch.run
+        run = self.state._assign
 
         def timed() -> None:
             began = time.process_time()
             run()
             self.assigning_s += time.process_time() - began
 
-        dispatch.run = timed  # type: ignore[method-assign]
+        self.state._assign = timed
 
     def apply(self, event: events.Event) -> int:
         """How many leases were granted."""
@@ -164,6 +165,7 @@ def measure(workers: int, tasks: int, measured: int) -> dict[str, float]:
     count = fleet.work(measured)
     cycle_s = time.process_time() - began
     return {
+        "compiled": IS_COMPILED,
         "workers": workers,
         "tasks": tasks,
         "join_us": joined_s / workers * 1e6,
@@ -177,6 +179,7 @@ def measure(workers: int, tasks: int, measured: int) -> dict[str, float]:
 
 
 def print_table(rows: list[dict[str, float]]) -> None:
+    print(f"the core is {'compiled' if IS_COMPILED else 'interpreted'}")
     print("| workers | tasks | assignment | per second | full cycle | first grants | join | plan | queued task |")
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:

@@ -8,6 +8,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fleetest.core import cluster_state
+
 # A shell that starts us in the background, or nohup, has these ignored, and every process of every test would inherit
 # that: what is tested here is Ctrl-C and the end of a terminal.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -22,6 +24,14 @@ settings.load_profile("fleetest")
 
 _FOREIGN_PREFIXES = ("FLEETEST_", "PYTEST_XDIST_")
 _FOREIGN_NAMES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONPATH", "PYTHONHOME")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not (cluster_state.__file__ or "").endswith(".py"):
+        compiled = pytest.mark.skip(reason="the core is compiled: nothing in it can be replaced")
+        for item in items:
+            if item.get_closest_marker("replaces_core"):
+                item.add_marker(compiled)
 
 
 @pytest.fixture(autouse=True)

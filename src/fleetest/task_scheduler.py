@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from fleetest.core.ageing import Ageing
+from fleetest.core.compilation import mypyc_attr
 from fleetest.core.dividing import is_worth_dividing, split
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
 from fleetest.core.fair_share import FairShare
@@ -24,6 +25,7 @@ LONG_TASK_SHARE = 0.1
 LONG_TASK_MIN_S = 1.0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TaskScheduler:
     """The scheduling policy.
 

@@ -43,6 +43,7 @@ def test_the_real_scheduler_passes():
     drive()
 
 
+@pytest.mark.replaces_core
 def test_an_idle_slot_beside_queued_work_is_seen(monkeypatch):
     choose = TaskScheduler.choose
     monkeypatch.setattr(
@@ -54,6 +55,7 @@ def test_an_idle_slot_beside_queued_work_is_seen(monkeypatch):
         drive()
 
 
+@pytest.mark.replaces_core
 def test_a_task_on_a_worker_that_cannot_run_it_is_seen(monkeypatch):
     monkeypatch.setattr(Placement, "is_eligible", lambda *_: True)
     monkeypatch.setattr(Placement, "fits", lambda *_: True)
@@ -63,6 +65,7 @@ def test_a_task_on_a_worker_that_cannot_run_it_is_seen(monkeypatch):
         cluster.submit(task("cuda", requirements=Requirements(constraints=(Constraint("cuda", Operator.GE, "12"),))))
 
 
+@pytest.mark.replaces_core
 def test_less_urgent_work_that_goes_first_is_seen(monkeypatch):
     add_tasks = TaskScheduler.add_tasks
 

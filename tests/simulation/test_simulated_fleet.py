@@ -43,6 +43,7 @@ def test_the_seeds_strike_every_fault_and_reach_every_verdict():
     assert superseded
 
 
+@pytest.mark.replaces_core
 def test_a_failing_seed_is_printed_with_the_command_that_replays_it(monkeypatch, capsys):
     def forgetful(self, event):
         """Breaks the core: a result counts whoever sends it."""

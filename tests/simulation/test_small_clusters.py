@@ -22,6 +22,7 @@ def test_the_count_of_states_is_printed():
     assert lines == ["one worker, two tasks: 8 states within 1 events, 7 transitions, all hold"]
 
 
+@pytest.mark.replaces_core
 def test_a_broken_core_is_found_with_the_events_that_break_it(monkeypatch):
     monkeypatch.setattr(AttemptHandling, "_live", lambda self, lease_id, worker_id: self._cluster.leases.get(lease_id))
     monkeypatch.setattr(AttemptHandling, "lose", lambda self, leases, reason, *, with_worker=True: None)

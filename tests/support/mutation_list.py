@@ -253,8 +253,8 @@ def _mutations() -> tuple[Mutation, ...]:
         "TaskDistributionTests.test_with_one_free_slot_the_higher_priority_starts_first",
         "priorities count for nothing",
         "core/run_handling.py",
-        "                priority + run.priority,\n",
-        "                0,\n",
+        "requirements, priority + run.priority, group",
+        "requirements, 0, group",
     )
     of(
         whole,

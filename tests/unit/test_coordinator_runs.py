@@ -686,6 +686,7 @@ def test_closing_ends_every_link_and_records_what_was_left():
     asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
 
 
+@pytest.mark.replaces_core
 def test_our_own_mistake_is_told_to_everybody(monkeypatch, caplog):
     async def main() -> None:
         fleet = Fleet()

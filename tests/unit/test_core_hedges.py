@@ -181,6 +181,7 @@ def test_a_cancelled_run_does_not_wait_for_workers_that_do_not_answer(cluster):
     assert cluster.all(commands.RunFinished)
 
 
+@pytest.mark.replaces_core
 def test_both_are_charged_to_their_run():
     cluster = Hedged(expected := task("more", expected_s=1.0))
     charged = []

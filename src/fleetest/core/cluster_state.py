@@ -62,6 +62,7 @@ class ClusterState:
         self._missing_workers = MissingWorkers(cluster, tasks)
         self._runs = runs = RunHandling(cluster, tasks, attempts)
         self._dispatch = Dispatch(cluster, attempts)
+        self._assign = self._dispatch.run
         self._rebalancing = Rebalancing(cluster, attempts, self._dispatch)
         standing = Standing(cluster)
         self._workers = workers = WorkerHandling(cluster, tasks, attempts, runs, self._dispatch, standing)
@@ -103,9 +104,9 @@ class ClusterState:
         self._run_deadlines()
         self._closed_fleet.after(event)
         self._missing_workers.after(event)
-        self._dispatch.run()
+        self._assign()
         if self._rebalancing.after_event():
-            self._dispatch.run()
+            self._assign()
         return cluster.outbox.take()
 
     def next_deadline(self) -> Instant | None:

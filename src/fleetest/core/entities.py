@@ -182,7 +182,7 @@ class TaskClass:
     """Workers that did not collect these tasks."""
     avoid: tuple[WorkerId, ...] = ()
     """Workers where an attempt failed or was lost, the latest last: others are preferred."""
-    base: TaskClass = None  # type: ignore[assignment]
+    base: TaskClass = field(init=False)
     """The same without anything to avoid; itself if it avoids nothing."""
     run: Run = field(init=False)
     requirements: Requirements = field(init=False)
@@ -192,7 +192,7 @@ class TaskClass:
 
     def __post_init__(self) -> None:
         self.run = self.suite.run
-        self.base = self.base or self
+        self.base = self
         self.requirements, self.reserves = self.kind.requirements, self.kind.reserves
 
 
@@ -235,7 +235,7 @@ class Task:
     """Its further live leases: those of the other members of a gang, or of a hedge."""
     verdict: Verdict | None = None
     reason: str = ""
-    place: object = None
+    place: object | None = None
     """Where the scheduling policy keeps it while it is queued."""
 
     @property

@@ -142,7 +142,7 @@ def change_task(task: HasTaskState, to: TaskState, now: Instant, detail: object 
 
 def change_tasks(tasks: Iterable[HasTaskState], to: TaskState, now: Instant, detail: object = "") -> None:
     """The same for several tasks, which share the entry in their stories."""
-    entry = (now, to._value_, detail)
+    entry: tuple[Any, ...] = (now, to._value_, detail)
     for task in tasks:
         _change_task(task, to, entry)
 

@@ -42,20 +42,28 @@ class Placement:
             self._capabilities.append(capabilities)
         return kind
 
-    def task_class(self, task: Task) -> TaskClass:
-        """The class that the task belongs to now, made if it is the first of it."""
-        return self._task_class(task, task.avoid)
-
-    def _task_class(self, task: Task, avoid: tuple[WorkerId, ...]) -> TaskClass:
-        key = (task.suite.name, task.requirements, task.lacking, avoid)
-        classes = task.run.classes
-        found = classes.get(key)
+    def task_class(
+        self,
+        suite: Suite,
+        requirements: Requirements,
+        lacking: frozenset[WorkerId] = frozenset(),
+        avoid: tuple[WorkerId, ...] = (),
+    ) -> TaskClass:
+        """The class of tasks of which these are true, made if it is the first of it."""
+        key = (suite.name, requirements, lacking, avoid)
+        run = suite.run
+        found = run.classes.get(key)
         if found is None:
-            kind = self.requirement_kind(task.requirements)
-            base = self._task_class(task, ()) if avoid else None
-            found = classes[key] = TaskClass(task.suite, kind, task.lacking, avoid, base)  # type: ignore[arg-type]
-            task.run.kinds[task.requirements] = kind
+            kind = run.kinds[requirements] = self.requirement_kind(requirements)
+            base = self.task_class(suite, requirements, lacking) if avoid else None
+            found = run.classes[key] = TaskClass(suite, kind, lacking, avoid)
+            if base is not None:
+                found.base = base
         return found
+
+    def class_of(self, task: Task) -> TaskClass:
+        """The class that the task belongs to now."""
+        return self.task_class(task.suite, task.requirements, task.lacking, task.avoid)
 
     def requirement_kind(self, requirements: Requirements) -> RequirementKind:
         kind = self._kinds.get(requirements)

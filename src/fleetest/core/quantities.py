@@ -112,7 +112,7 @@ def _is_ambiguous(unit: str) -> bool:
     return unit.endswith(("b/s", "b/S"))
 
 
-def parse_size(text: str | float) -> int:
+def parse_size(text: object) -> int:
     """Bytes of ``"8GiB"``, ``"500 MB"`` or a plain number of bytes. Raises RequirementError."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise RequirementError(f'a size is a number of bytes or text such as "8GiB", not {text!r}')

@@ -160,7 +160,7 @@ def _parse_resources(options: Mapping[str, object]) -> tuple[tuple[str, float], 
             resources[name] = _parse_amount(name, options[name])
     if options.get("memory") is not None:
         try:
-            resources["memory"] = float(parse_size(options["memory"]))  # type: ignore[arg-type]
+            resources["memory"] = float(parse_size(options["memory"]))
         except RequirementError as error:
             raise RequirementError(f"memory=: {error}") from None
     return tuple(sorted((name, amount) for name, amount in resources.items() if amount > 0))

@@ -113,17 +113,9 @@ class RunHandling:
             if group is None:
                 group = groups[spec.group, is_kept] = TaskGroup(spec.group, is_kept)
             task_class = classes.get(requirements)
-            task = Task(
-                spec,
-                suite,
-                position,
-                requirements,
-                priority + run.priority,
-                group,
-                task_class,  # type: ignore[arg-type]
-            )
             if task_class is None:
-                task.task_class = classes[requirements] = cluster.placement.task_class(task)
+                task_class = classes[requirements] = cluster.placement.task_class(suite, requirements)
+            task = Task(spec, suite, position, requirements, priority + run.priority, group, task_class)
             run.tasks[spec.task_id] = task
             tasks.append(task)
             position += 1

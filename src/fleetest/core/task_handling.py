@@ -37,7 +37,7 @@ class TaskHandling:
                 self.cancel(task)
                 continue
             if task.lacking or task.avoid or task.task_class.lacking or task.task_class.avoid:
-                task.task_class = cluster.placement.task_class(task)
+                task.task_class = cluster.placement.class_of(task)
             queued.setdefault(task.suite.run, []).append(task)
         for ready in queued.values():
             change_tasks(ready, TaskState.QUEUED, cluster.now, detail)
@@ -143,10 +143,10 @@ class TaskHandling:
             if task.state is TaskState.QUEUED:
                 moved.append(task)
             else:
-                task.task_class = cluster.placement.task_class(task)
+                task.task_class = cluster.placement.class_of(task)
         cluster.dequeue(moved)
         for task in moved:
-            task.task_class = cluster.placement.task_class(task)
+            task.task_class = cluster.placement.class_of(task)
         if moved:
             cluster.enqueue(moved)
 
