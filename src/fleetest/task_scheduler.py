@@ -256,8 +256,12 @@ class TaskScheduler:
                 return queue, hold
         worker = slot.worker
         found: list[tuple[GroupQueue, bool]] = []
+        has_empty = False
         for line in self._lines_for(worker):
-            if not line.count or not self._placement.is_eligible(line.task_class, worker):
+            if not line.count:
+                has_empty = True
+                continue
+            if not self._placement.is_eligible(line.task_class, worker):
                 continue
             holds = False
             if line.task_class.reserves:
@@ -271,6 +275,8 @@ class TaskScheduler:
             queue = self._best_group(line, slot)
             if queue is not None:
                 found.append((queue, holds))
+        if has_empty:
+            self._delist_empty(worker.capability_kind)
         if not found:
             return None, None
         best, holds = found[0] if len(found) == 1 else self._first(found, slot)
@@ -461,7 +467,7 @@ class TaskScheduler:
                 lines.append(line)
 
     def _lines_for(self, worker: Worker) -> Sequence[ClassLine]:
-        """Lines with queued work that fit the worker's capabilities."""
+        """Lines that fit the worker's capabilities: all with queued work, and some that have none any more."""
         capability_kind = worker.capability_kind
         lines = self._fitting.get(capability_kind)
         if lines is None:
@@ -472,12 +478,14 @@ class TaskScheduler:
             self._fitting[capability_kind] = lines
             for line in lines:
                 line.listed.add(capability_kind)
-        elif any(not line.count for line in lines):
-            for line in lines:
-                if not line.count:
-                    line.listed.discard(capability_kind)
-            lines = self._fitting[capability_kind] = [line for line in lines if line.count]
         return lines
+
+    def _delist_empty(self, capability_kind: int) -> None:
+        lines = self._fitting[capability_kind]
+        for line in lines:
+            if not line.count:
+                line.listed.discard(capability_kind)
+        self._fitting[capability_kind] = [line for line in lines if line.count]
 
     def _release_holders(self, line: ClassLine) -> None:
         while len(line.holders) > line.count:

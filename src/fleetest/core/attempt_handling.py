@@ -32,31 +32,31 @@ class AttemptHandling:
 
     def grant(self, slot: Slot, task: Task, place: GangPlace | None = None) -> LiveLease:
         """Lease the queued task to the slot; or one that is under way: to the next of its gang, or as a hedge."""
-        cluster, run = self._cluster, task.run
-        spec = task.spec
+        cluster, spec, task_class = self._cluster, task.spec, task.task_class
+        run, worker = task_class.run, slot.worker
         attempt = task.attempts + 1 if task.lease is None or place is not None else _last_attempt(task) + 1
-        lease = Lease(
-            cluster.next_lease_id(), run.run_id, spec.task_id, spec.suite, attempt, spec.timeout_s, spec.variant, place
-        )
+        lease_id = cluster.next_lease_id()
+        lease = Lease(lease_id, run.run_id, spec.task_id, spec.suite, attempt, spec.timeout_s, spec.variant, place)
         typical_s = cluster.predict_s(task)
-        predicted_s = typical_s * cluster.balancing.slowness(slot.worker, task.task_class)
+        predicted_s = typical_s * cluster.balancing.slowness(worker, task_class)
         live = LiveLease(lease, task, slot, predicted_s, typical_s)
         if task.lease is None:
-            change_task(task, TaskState.LEASED, cluster.now, live)
+            # As text: a story outlives the lease, and must not keep it and all that hangs on it for the collector.
+            change_task(task, TaskState.LEASED, cluster.now, str(live))
             task.lease = live
         else:
-            task.story.add(cluster.now, "hedged" if place is None else "leased too", live)
+            task.story.add(cluster.now, "hedged" if place is None else "leased too", str(live))
             task.extra_leases += (live,)
         if not slot.leases:
             slot.head_since = slot.unanswered_since = cluster.now
             cluster.busy[slot] = None
-        slot.leases[lease.lease_id] = cluster.leases[lease.lease_id] = run.leases[lease.lease_id] = live
-        slot.queued_s += live.predicted_s
+        slot.leases[lease_id] = cluster.leases[lease_id] = run.leases[lease_id] = live
+        slot.queued_s += predicted_s
         slot.is_told_idle = False
-        slot.worker.lease_count += 1
-        if task.task_class.reserves:
+        worker.lease_count += 1
+        if task_class.reserves:
             cluster.placement.reserve(live)
-        cluster.scheduling.charge(run, live.predicted_s)
+        cluster.scheduling.charge(run, predicted_s)
         cluster.outbox.grant(slot, lease)
         return live
 
@@ -102,7 +102,7 @@ class AttemptHandling:
         task.lease, *others = [other for other in task.live_leases if other is not live]
         task.extra_leases = tuple(others)
         if task.state is TaskState.RUNNING and not any(other.is_started for other in task.live_leases):
-            change_task(task, TaskState.LEASED, self._cluster.now, task.lease)
+            change_task(task, TaskState.LEASED, self._cluster.now, str(task.lease))
 
     # What workers say --------------------------------------------------------------------------------------------
 
@@ -115,9 +115,9 @@ class AttemptHandling:
             live.is_started = True
             task, slot = live.task, live.slot
             if task.state is TaskState.RUNNING:
-                task.story.add(cluster.now, "running too", slot)
+                task.story.add(cluster.now, "running too", str(slot))
             else:
-                change_task(task, TaskState.RUNNING, cluster.now, slot)
+                change_task(task, TaskState.RUNNING, cluster.now, str(slot))
             if next(iter(slot.leases)) == lease_id:
                 slot.head_since = cluster.now
             self._answered(slot, 0.0)

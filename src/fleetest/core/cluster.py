@@ -62,8 +62,13 @@ class Outbox:
         self._last.append(command)
 
     def grant(self, slot: Slot, lease: Lease) -> None:
-        self._grants.setdefault(slot, []).append(lease)
-        self._idle.pop(slot, None)
+        leases = self._grants.get(slot)
+        if leases is None:
+            self._grants[slot] = [lease]
+        else:
+            leases.append(lease)
+        if self._idle:
+            self._idle.pop(slot, None)
 
     def idle(self, slot: Slot) -> None:
         self._idle[slot] = None

@@ -9,7 +9,8 @@ from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
 from fleetest.core.entities import Slot, Task, TaskClass, Worker
 from fleetest.core.hungry_slots import HungrySlots, Room
-from fleetest.core.lifecycle import TaskState
+from fleetest.core.lifecycle import TaskState, WorkerState
+from fleetest.core.policies import NOTHING_WOKEN
 
 
 class Dispatch:
@@ -51,7 +52,7 @@ class Dispatch:
                 break
             for room in (Room.EMPTY, Room.WANTING):
                 for slot in asking:
-                    if self._room(slot) is room:
+                    if bool(slot.leases) is (room is Room.WANTING) and self._room(slot) is room:
                         self._fill(slot)
                 # Who has just got its first lease is asked again in the second round, for a successor.
                 if offered:
@@ -80,6 +81,8 @@ class Dispatch:
         """Slots that may have room, those of the least special and then the best workers first; and what is offered."""
         cluster = self._cluster
         wakes = cluster.scheduling.wakes()
+        if wakes is NOTHING_WOKEN and not cluster.asking and not cluster.released_locks:
+            return [], []
         offered = list(wakes.classes)
         cluster.ask(wakes.slots)
         for worker in wakes.workers:
@@ -104,9 +107,10 @@ class Dispatch:
 
     def _room(self, slot: Slot) -> Room:
         worker = slot.worker
-        if not worker.accepts or worker.alone is not None or slot.is_shunned or slot.is_held:
+        if worker.alone is not None or slot.is_shunned or slot.is_held:
             return Room.BLOCKED
-        if worker.is_on_probation and worker.lease_count:
+        if worker.state is not WorkerState.HEALTHY and (not worker.accepts or worker.lease_count):
+            # On probation it gets one task at a time.
             return Room.BLOCKED
         count = len(slot.leases)
         if count == 0:
@@ -125,8 +129,9 @@ class Dispatch:
         """What may wait in one of its slots: seconds and tasks. Who needs more seconds needs more tasks too."""
         limits = self._cluster.limits
         prefetch_s = self._cluster.balancing.prefetch_s(worker)
-        deeper = prefetch_s / limits.prefetch_s if prefetch_s > limits.prefetch_s > 0.0 else 1.0
-        return prefetch_s, limits.prefetch_tasks_max * deeper
+        if prefetch_s > limits.prefetch_s > 0.0:
+            return prefetch_s, limits.prefetch_tasks_max * (prefetch_s / limits.prefetch_s)
+        return prefetch_s, float(limits.prefetch_tasks_max)
 
     def _offer(self, offered: Sequence[TaskClass], room: Room) -> Iterator[Slot]:
         """Let hungry slots that fit take from the offered classes; yields those that took something."""
@@ -206,14 +211,15 @@ class Dispatch:
         for position, task in enumerate(tasks, 1):
             if task.state is not TaskState.QUEUED:
                 continue
-            if task.task_class is not accepted or task.is_suspect:
+            is_suspect = task.is_suspect
+            if task.task_class is not accepted or is_suspect:
                 if not self.may_have(slot, task):
                     self._put_back[task] = None
                     continue
-                accepted = None if task.task_class.reserves or task.is_suspect else task.task_class
+                accepted = None if task.task_class.reserves or is_suspect else task.task_class
             self._attempts.grant(slot, task)
             granted = True
-            if task.is_suspect:
+            if is_suspect:
                 # Nothing may follow it in its slot: others may have the rest at once.
                 rest = [other for other in tasks[position:] if other.state is TaskState.QUEUED]
                 self._cluster.scheduling.add_tasks(rest, self._cluster.now)

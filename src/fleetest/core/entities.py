@@ -312,7 +312,7 @@ class LiveLease:
         return self.lease.lease_id
 
     def __str__(self) -> str:
-        return f"lease {self.lease.lease_id}, attempt {self.lease.attempt} on {self.slot}"
+        return f"lease {self.lease.lease_id}, attempt {self.lease.attempt} on {self.slot.name}"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -335,12 +335,16 @@ class Slot:
     """It runs dry for a gang and gets nothing else."""
     predicted_at_s: float | None = None
     """The mean of the run's durations when ``queued_s`` was last summed up."""
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = f"{self.worker.worker_id}/{self.index}"
 
     def head(self) -> LiveLease | None:
         return next(iter(self.leases.values()), None)
 
     def __str__(self) -> str:
-        return f"{self.worker.worker_id}/{self.index}"
+        return self.name
 
 
 @dataclass(slots=True, eq=False, repr=False)
