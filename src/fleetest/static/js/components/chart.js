@@ -13,11 +13,20 @@ export function makeChart(series, { label, isTime = true, height = 170, formatX 
   let plot = null;
   let data = [[]];
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const names = ["muted", "line", "sans", ...series.map((each) => each.colour)];
+  let colours = {};
+
+  function learnColours() {
+    const style = getComputedStyle(document.documentElement);
+    colours = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  }
+
+  // As functions, so that another theme needs no other plot.
+  const colour = (name) => () => colours[name];
 
   function build() {
-    plot?.destroy();
-    const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: `12px ${colour("sans")}` };
+    learnColours();
+    const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: `12px ${colours.sans}` };
     const x = { ...axis, space: 70, size: 28, values: isTime ? clockTimes : (_, values) => values.map((value) => formatX?.(value) ?? value) };
     plot = new uPlot(
       {
@@ -34,7 +43,7 @@ export function makeChart(series, { label, isTime = true, height = 170, formatX 
             label: each.name,
             stroke: colour(each.colour),
             width: each.isPoints ? 0 : 1.75,
-            fill: each.isFilled ? `${colour(each.colour)}22` : undefined,
+            fill: each.isFilled ? () => `${colours[each.colour]}22` : undefined,
             points: { show: Boolean(each.isPoints), size: 5, fill: colour(each.colour) },
             spanGaps: true,
           })),
@@ -46,7 +55,10 @@ export function makeChart(series, { label, isTime = true, height = 170, formatX 
   }
 
   new ResizeObserver(() => soon(() => plot && element.clientWidth && plot.setSize({ width: element.clientWidth, height }))).observe(element);
-  onTheme(element, () => plot && build());
+  onTheme(element, () => {
+    learnColours();
+    plot?.redraw(false);
+  });
 
   return {
     element,
