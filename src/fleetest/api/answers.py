@@ -181,6 +181,24 @@ class WorkerDetail(WorkerSummary, kw_only=True):
     """What happened to it, newest last: a time (UTC), a space, and what."""
 
 
+class StateSpan(Answer, kw_only=True):
+    state: str
+    """healthy, suspect, draining, quarantined, probation, disconnected, lost or left."""
+    since: Time
+    until: Time | None
+    """null: it lasts."""
+    reason: str
+
+
+class StateHistory(Answer, kw_only=True):
+    """Of one worker since the coordinator started, over all its sessions; of very many changes the latest."""
+
+    is_here: bool
+    """False: it is lost or left, and only its past is known."""
+    spans: list[StateSpan]
+    """Oldest first, without gaps."""
+
+
 # Runs -----------------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +305,7 @@ class Score(Answer, kw_only=True):
     speed: float
     reliability: float
     locality: float
+    preference: float
 
 
 class TaskDetail(TaskRow, kw_only=True):

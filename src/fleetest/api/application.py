@@ -32,6 +32,7 @@ from fleetest.api.readiness import Readiness
 from fleetest.api.route import Call, Route
 from fleetest.api.series import FleetSeries
 from fleetest.api.shared_answers import SharedAnswers
+from fleetest.api.worker_states import WorkerStates
 from fleetest.core import commands, events
 from fleetest.storage.submissions import SubmissionStore
 from fleetest.transport.audit import AuditSink
@@ -75,6 +76,7 @@ class Api:
             started_at=wall(),
         )
         self._series = FleetSeries(fleet, index, wall)
+        self._states = WorkerStates(fleet, index)
         self._metrics = FleetMetrics(self.context, data_directory)
         self.hub = EventHub(self.context, self._numbers, lambda alert: alert_answer(alert, self.context))
         self._shared = SharedAnswers(lambda: index.changes, clock)
@@ -96,7 +98,7 @@ class Api:
             *LoginRoutes(self.context).routes(),
             *runs.routes(),
             *TaskRoutes(self.context, runs).routes(),
-            *WorkerRoutes(self.context, self._series).routes(),
+            *WorkerRoutes(self.context, self._series, self._states).routes(),
             *AlertRoutes(self.context).routes(),
             *QueueRoutes(self.context).routes(),
             *HistoryRoutes(self.context).routes(),

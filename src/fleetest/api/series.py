@@ -10,7 +10,7 @@ from contextlib import suppress
 from fleetest.api import answers
 from fleetest.api.answers import utc
 from fleetest.api.describe import task_counts
-from fleetest.api.fleet import Fleet
+from fleetest.api.fleet import Fleet, WorkerFacts
 from fleetest.api.live_index import LiveIndex
 from fleetest.core.lifecycle import WorkerState
 from fleetest.core.model import Verdict, WorkerId
@@ -99,7 +99,7 @@ class FleetSeries:
         for gone in [worker_id for worker_id in self._workers if worker_id not in cluster.workers]:
             del self._workers[gone]
         for worker_id, worker in cluster.workers.items():
-            facts = self._fleet.worker_facts.get(worker_id)
+            facts = told_facts(self._fleet, worker_id)
             used = sum(bool(slot.leases) for slot in worker.slots)
             sample = (
                 facts.load_average if facts is not None else None,
@@ -109,6 +109,12 @@ class FleetSeries:
             )
             known = self._workers.setdefault(worker_id, deque(maxlen=WORKER_SAMPLES_MAX))
             known.append((now, sample))
+
+
+def told_facts(fleet: Fleet, worker_id: WorkerId) -> WorkerFacts | None:
+    """Load and memory as its last heartbeat told them; None before the first one: no machine has no memory at all."""
+    facts = fleet.worker_facts.get(worker_id)
+    return facts if facts is not None and facts.memory_available_bytes else None
 
 
 def _series(

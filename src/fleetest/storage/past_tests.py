@@ -124,7 +124,8 @@ def matrix(
 ) -> list[dict[str, Any]]:
     """Executions by test and machine: ``by`` is ``worker``, or a capability such as ``os`` or ``gpu.model``.
 
-    For the ``limit`` tests with most failures. A machine with several values of a capability counts once for each.
+    For the ``limit`` tests with most failures, those first. A machine with several values of a capability counts once
+    for each.
     """
     columns = (
         "SELECT worker, worker AS value FROM (SELECT DISTINCT worker FROM attempts WHERE worker IS NOT NULL)"
@@ -150,7 +151,9 @@ def matrix(
             arg_max(verdict, started_at) AS last_verdict
         FROM told JOIN machines ON machines.worker = told.worker
         WHERE told.task_id IN (SELECT task_id FROM chosen)
-        GROUP BY told.task_id, machines.value ORDER BY row, "column"
+        GROUP BY told.task_id, machines.value
+        ORDER BY sum(count(*) FILTER (WHERE verdict IN {FAILING})) OVER (PARTITION BY told.task_id) DESC,
+            row, "column"
         """,
         *parameters,
         text,

@@ -8,6 +8,8 @@ import aiohttp
 import pytest
 
 from fleetest.api import frames
+from fleetest.api.worker_states import CHANGES_MAX
+from fleetest.core import events
 from fleetest.core.model import AttemptResult, Capabilities, Verdict
 from fleetest.core.suite_planning import fingerprint_of
 from fleetest.transport.identity import Role
@@ -276,6 +278,54 @@ def test_pages_hold_everything_once_in_every_order(serve):
                 await is_over(served, other)
             await check()
             assert sorted(await pages("verdict=failed")) == sorted(failed)
+
+    run(main)
+
+
+def test_the_states_of_a_worker_are_known_after_it_left(serve):
+    """Also those that lasted no longer than an instant, over several sessions."""
+
+    async def main():
+        async with serve() as served:
+
+            async def states(name="w1"):
+                return (await served.ask("GET", f"/api/v1/workers/{name}/states", Role.VIEW)).value
+
+            async with worker(served):
+                for action in ("drain", "resume", "quarantine", "release"):
+                    await served.ask("POST", f"/api/v1/workers/w1/{action}", body={})
+                told = await states()
+                assert told["is_here"] is True
+                assert [span["state"] for span in told["spans"]] == [
+                    "healthy", "draining", "healthy", "quarantined", "healthy"]  # fmt: skip
+                assert told["spans"][1]["reason"] == "drained by the operator"
+                for span, following in zip(told["spans"], told["spans"][1:], strict=False):
+                    assert span["since"] <= span["until"] == following["since"]
+                assert told["spans"][-1]["until"] is None
+                served.shell.apply(events.WorkerDisconnected("w1", "gone for good", said_goodbye=True))
+            told = await states()
+            assert told["is_here"] is False
+            assert [span["state"] for span in told["spans"]][-2:] == ["healthy", "left"]
+            assert (await served.ask("GET", "/api/v1/workers/w1", Role.VIEW)).status == 404
+            async with worker(served):
+                told = await states()
+                assert told["is_here"] is True
+                assert [span["state"] for span in told["spans"]][-2:] == ["left", "healthy"]
+            assert (await states("nobody"))["code"] == "unknown_worker"
+
+    run(main)
+
+
+def test_a_worker_with_very_many_states_keeps_the_latest(serve):
+    async def main():
+        async with serve() as served, worker(served):
+            for _ in range(CHANGES_MAX):
+                served.shell.apply(events.WorkerDrainRequested("w1"))
+                served.shell.apply(events.WorkerResumed("w1"))
+                await served.ask("GET", "/api/v1/workers/w1/states", Role.VIEW)
+            spans = (await served.ask("GET", "/api/v1/workers/w1/states", Role.VIEW)).value["spans"]
+            assert len(spans) == CHANGES_MAX
+            assert (spans[0]["state"], spans[-1]["state"]) == ("draining", "healthy")
 
     run(main)
 

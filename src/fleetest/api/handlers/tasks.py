@@ -194,7 +194,12 @@ class TaskRoutes:
             answers.Score(
                 worker_id=worker,
                 total=total,
-                **{name: getattr(parts, name) for name in ("fit", "free", "speed", "reliability", "locality")},
+                fit=parts.fit,
+                free=parts.free,
+                speed=parts.speed,
+                reliability=parts.reliability,
+                locality=parts.locality,
+                preference=parts.preference,
             )
             for total, worker, parts in scored
         ]

@@ -13,7 +13,8 @@ from fleetest.api.answers import utc
 from fleetest.api.context import Context
 from fleetest.api.paging import Cursor, Limit, Text, make_cursor, one_of, read_cursor
 from fleetest.api.route import Call, Route
-from fleetest.api.series import FleetSeries
+from fleetest.api.series import FleetSeries, told_facts
+from fleetest.api.worker_states import WorkerStates
 from fleetest.core import events
 from fleetest.core.entities import Worker
 from fleetest.core.lifecycle import WorkerState
@@ -39,9 +40,10 @@ class Quarantine(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class WorkerRoutes:
-    def __init__(self, context: Context, series: FleetSeries) -> None:
+    def __init__(self, context: Context, series: FleetSeries, states: WorkerStates) -> None:
         self._context = context
         self._series = series
+        self._states = states
 
     def routes(self) -> Sequence[Route]:
         def action(name: str, summary: str, handler: Any, body: Any = None) -> Route:
@@ -56,6 +58,9 @@ class WorkerRoutes:
                   shared_s=0.0, tag="workers", problems=(404,)),
             Route("GET", "/api/v1/workers/{worker}/series", Role.VIEW, "Its load and memory over the last half hour.",
                   self.series, answers.Series, shared_s=0.0, tag="workers", problems=(404,)),
+            Route("GET", "/api/v1/workers/{worker}/states", Role.VIEW,
+                  "Its states since the coordinator started, also of a worker that is gone.",
+                  self.states, answers.StateHistory, tag="workers", problems=(404,)),
             action("drain", "It finishes what it runs and gets nothing new.", self.drain),
             action("resume", "It takes work again after a drain.", self.resume),
             action("quarantine", "It gets no more work until it is released.", self.quarantine, Quarantine),
@@ -96,6 +101,12 @@ class WorkerRoutes:
     async def series(self, call: Call) -> answers.Series:
         return self._series.of_worker(self._worker(call).worker_id)
 
+    async def states(self, call: Call) -> answers.StateHistory:
+        found = self._states.of(WorkerId(call.path["worker"]))
+        if found is None:
+            raise _unknown(call)
+        return found
+
     async def drain(self, call: Call) -> answers.Ok:
         return self._operate(call, events.WorkerDrainRequested, is_wanted=lambda worker: not worker.is_drain_requested)
 
@@ -129,8 +140,7 @@ class WorkerRoutes:
     def _worker(self, call: Call) -> Worker:
         worker = self._context.fleet.state.cluster.workers.get(WorkerId(call.path["worker"]))
         if worker is None:
-            detail = f"no worker {call.path['worker'][:200]!r} is here: /api/v1/workers lists them"
-            raise Problem(404, "unknown_worker", detail)
+            raise _unknown(call)
         return worker
 
     def _host(self, worker: Worker) -> str:
@@ -139,7 +149,7 @@ class WorkerRoutes:
 
     def _summary(self, worker: Worker) -> answers.WorkerSummary:
         context = self._context
-        facts = context.fleet.worker_facts.get(worker.worker_id)
+        facts, told = context.fleet.worker_facts.get(worker.worker_id), told_facts(context.fleet, worker.worker_id)
         running = running_on(worker, context)
         cluster = context.fleet.state.cluster
         standing = cluster.balancing.standing(worker, cluster.now)
@@ -159,8 +169,8 @@ class WorkerRoutes:
             attributes={name: list(values) for name, values in worker.capabilities.attributes.items()},
             resources=dict(worker.capabilities.resources),
             free=dict(worker.free),
-            load_average=facts.load_average if facts is not None else None,
-            memory_available_bytes=facts.memory_available_bytes if facts is not None else None,
+            load_average=told.load_average if told is not None else None,
+            memory_available_bytes=told.memory_available_bytes if told is not None else None,
             joined_at=utc(facts.joined_at) if facts is not None else None,
             last_seen_at=last_seen,
             alerts=list(cluster.alerts.causes(worker.worker_id)),
@@ -168,6 +178,11 @@ class WorkerRoutes:
             reliability=standing.reliability,
             load_s=standing.load_s,
         )
+
+
+def _unknown(call: Call) -> Problem:
+    detail = f"no worker {call.path['worker'][:200]!r} is here: /api/v1/workers lists them"
+    return Problem(404, "unknown_worker", detail)
 
 
 def running_on(worker: Worker, context: Context) -> list[answers.RunningTask]:
