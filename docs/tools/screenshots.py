@@ -1,37 +1,44 @@
 """Takes the pictures of the dashboard that the documentation shows, of a real fleet with a real run.
 
-    python docs/tools/screenshots.py [--only NAME] [--out docs/images]
+    python docs/tools/screenshots.py [--only NAME] [--all-into DIR]
 
 Needs Chromium (``FLEETEST_CHROMIUM``, or on the path) and Playwright. Starts a coordinator and workers on loopback,
-runs a suite with failures, crashes, retries and waiting tests three times, and ends everything afterwards.
+runs a suite with failures, crashes, retries, flaky and waiting tests several times while workers are drained,
+quarantined and lost, and ends everything afterwards. ``--all-into`` takes every page in every theme, for critical eyes.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 240.0
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--hide-scrollbars"]  # fmt: skip
+ARGUMENTS = [[], ["test_orders.py"], ["test_search.py"], ["-k", "orders or search"], ["test_orders.py"], [], []]
+"""Of each run; the last one is watched while it goes on. Those without any have the tests that need a GPU."""
 SUITES = {
+    "pytest.ini": "[pytest]\naddopts = -q -p no:cacheprovider\n",
     "test_orders.py": """
-import os, pathlib, time
+import os, pathlib, random, time
 import pytest
 
 PACE = float(pathlib.Path(__file__).with_name("pace").read_text())
@@ -51,6 +58,12 @@ def test_payment_gateway_answers():
     seen.write_text(seen.read_text() + "x" if seen.exists() else "x")
     print("asking the gateway, try", len(seen.read_text()))
     assert len(seen.read_text()) % 2 == 0, "gateway answered 503"
+
+def test_stock_is_counted_once():
+    time.sleep(0.2 * random.random() * PACE)
+    counted = pathlib.Path(__file__).with_name("counted")
+    counted.write_text(counted.read_text() + "x" if counted.exists() else "x")
+    assert len(counted.read_text()) % 3, "7 pieces in two warehouses, 6 in the ledger"
 """,
     "test_search.py": """
 import time
@@ -119,8 +132,8 @@ class Stage:
         self._stack.callback(process.kill)
         return process
 
-    def client(self) -> subprocess.Popen[str]:
-        return self.start("pytest", "-p", "no:cacheprovider", "-q", "--fleet", self.url, quiet=True)
+    def client(self, *args: str) -> subprocess.Popen[str]:
+        return self.start("pytest", *args, "--fleet", self.url, quiet=True)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
@@ -141,9 +154,24 @@ class Stage:
         raise SystemExit(f"{path} did not come to what was waited for: {answer}")
 
 
+def trouble(fleet: Stage, turn: int) -> None:
+    """What happens to oslo-1 while the runs go on: its page tells it, and so do the alerts."""
+    action, body = {
+        1: ("drain", {}),
+        2: ("resume", {}),
+        3: ("quarantine", {"reason": "its disk is full"}),
+        4: ("release", {}),
+    }.get(turn, ("", {}))
+    if action:
+        fleet.ask(f"/workers/oslo-1/{action}", body)
+    if action == "release":
+        [alert] = [each for each in fleet.ask("/alerts?state=open")["items"] if each["worker_id"] == "lisbon-1"]
+        fleet.ask(f"/alerts/{alert['alert_id']}/acknowledge", {})
+
+
 @contextlib.contextmanager
 def stage() -> Iterator[Stage]:
-    """One run is over (its waiting tests were cancelled), another is half done, a worker died, one is drained."""
+    """Several runs are over (their waiting tests were cancelled), one is half done; workers have seen better days."""
     with tempfile.TemporaryDirectory(prefix="fleetest-pictures-") as name, contextlib.ExitStack() as stack:
         fleet = Stage(Path(name), stack)
         workers = {}
@@ -152,19 +180,21 @@ def stage() -> Iterator[Stage]:
                 "fleetest", "worker", "--coordinator", fleet.url, "--name", worker, *options, quiet=True
             )
         fleet.until("/workers", lambda page: len(page["items"]) == len(WORKERS))
-        for turn in range(3):
-            # The last run is the one that is watched.
-            (fleet.suite / "pace").write_text("12" if turn == 2 else "1")
-            fleet.client()
+        for turn in range(len(ARGUMENTS)):
+            is_last = turn == len(ARGUMENTS) - 1
+            (fleet.suite / "pace").write_text("12" if is_last else "1")
+            fleet.client(*ARGUMENTS[turn])
             run = fleet.until("/runs?state=live", lambda page: page["items"])["items"][0]["run_id"]
-            if turn == 2:
+            trouble(fleet, turn)
+            if is_last:
                 workers["oslo-2"].kill()
                 fleet.ask("/workers/berlin-2/drain", {})
                 fleet.until(f"/runs/{run}", lambda run: run["states"]["finished"] >= 30)
                 break
-            # What needs a GPU waits for ever: nobody has one.
-            fleet.until(f"/runs/{run}", lambda run: run["tasks"] and run["states"]["finished"] >= run["tasks"] - 3)
-            fleet.ask(f"/runs/{run}/cancel", {"reason": "the GPU machine is not up yet"})
+            if not ARGUMENTS[turn]:
+                # Nobody has a GPU.
+                fleet.until(f"/runs/{run}", lambda run: run["tasks"] and run["states"]["finished"] >= run["tasks"] - 3)
+                fleet.ask(f"/runs/{run}/cancel", {"reason": "the GPU machine is not up yet"})
             fleet.until(f"/runs/{run}", lambda run: not run["is_live"])
         yield fleet
 
@@ -178,7 +208,8 @@ def pages(fleet: Stage) -> dict[str, str]:
     return {
         "overview": "/",
         "run": f"/runs/{live}",
-        "worker": "/workers/berlin-1",
+        "worker": "/workers/oslo-1",
+        "lost": "/workers/oslo-2",
         "workers": "/workers",
         "queue": "/queue",
         "task": f"/runs/{live}/tasks/{waiting}",
@@ -187,9 +218,62 @@ def pages(fleet: Stage) -> dict[str, str]:
         "failures": f"/runs/{past}",
         "attempts": f"/runs/{past}/tasks/{flaky}",
         "tests": "/tests",
+        "slowest": "/tests?view=slow",
         "matrix": "/tests?view=matrix&by=rack",
         "test": f"/tests/{flaky}",
     }
+
+
+IN_DOCUMENTS = {
+    "light": ("overview", "run", "failures", "workers", "worker", "lost", "tests", "matrix", "test", "queue", "alerts"),
+    "dark": ("overview", "run"),
+    "phone": ("run",),
+}
+# A picture with one byte a pixel: its 256 most frequent colours, and for each other the nearest of them.
+INDEXED = """async url => {
+  const picture = await createImageBitmap(await (await fetch(url)).blob());
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0);
+  const pixels = new Uint32Array(context.getImageData(0, 0, picture.width, picture.height).data.buffer);
+  const counts = new Map();
+  for (const pixel of pixels) counts.set(pixel, (counts.get(pixel) ?? 0) + 1);
+  const palette = [...counts].sort((one, other) => other[1] - one[1]).slice(0, 256).map(([pixel]) => pixel);
+  const parts = (pixel) => [pixel & 255, (pixel >> 8) & 255, (pixel >> 16) & 255];
+  const known = palette.map(parts);
+  const places = new Map(palette.map((pixel, place) => [pixel, place]));
+  const nearest = (pixel) => {
+    const [red, green, blue] = parts(pixel);
+    let [best, least] = [0, Infinity];
+    known.forEach((other, place) => {
+      const distance = (red - other[0]) ** 2 + (green - other[1]) ** 2 + (blue - other[2]) ** 2;
+      if (distance < least) [best, least] = [place, distance];
+    });
+    places.set(pixel, best);
+    return best;
+  };
+  let text = "";
+  for (let at = 0; at < pixels.length; at += 8192) {
+    text += String.fromCharCode(...pixels.subarray(at, at + 8192).map((pixel) => places.get(pixel) ?? nearest(pixel)));
+  }
+  return { width: picture.width, height: picture.height, palette: known.flat(), indices: btoa(text) };
+}"""
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def smaller(browser: Browser, png: bytes) -> bytes:
+    """The same picture with a palette: a third of the size."""
+    page = browser.new_page()
+    told = page.evaluate(INDEXED, "data:image/png;base64," + base64.b64encode(png).decode())
+    page.close()
+    width, height, indices = told["width"], told["height"], base64.b64decode(told["indices"])
+    lines = b"".join(b"\0" + indices[row * width : (row + 1) * width] for row in range(height))
+    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"PLTE", bytes(told["palette"])), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
 
 
 def take(page: Page, name: str, place: str, target: Path) -> None:
@@ -200,15 +284,21 @@ def take(page: Page, name: str, place: str, target: Path) -> None:
         page.click("details summary >> nth=0")
         page.wait_for_selector(".evidence .facts")
     page.mouse.move(0, 0)
-    page.screenshot(path=str(target))
+    browser = page.context.browser
+    assert browser is not None
+    target.write_bytes(smaller(browser, page.screenshot()))
     print(f"{target.name}: {target.stat().st_size / 1024:.0f} KiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME", help="one page")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument(
+        "--all-into", metavar="DIR", type=Path, help="every page in both themes and on a phone, to be looked at"
+    )
     given = parser.parse_args()
+    folder = given.all_into or ROOT / "docs" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
     chromium = os.environ.get("FLEETEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with stage() as fleet, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
@@ -224,8 +314,9 @@ def main() -> None:
             page.wait_for_selector(".link-state:text-is('Live')")
         for name, place in pages(fleet).items():
             for theme, page in screens.items():
-                if given.only in (None, name) and (theme != "phone" or name in ("overview", "run")):
-                    take(page, name, place, given.out / f"dashboard-{name}-{theme}.png")
+                is_wanted = given.all_into is not None or name in IN_DOCUMENTS[theme]
+                if is_wanted and given.only in (None, name):
+                    take(page, name, place, folder / f"dashboard-{name}-{theme}.png")
         browser.close()
 
 

@@ -50,31 +50,48 @@ export function replace(element, ...children) {
 }
 
 /**
+ * Shows these children and keeps those that are there already, so that what did not change keeps focus and selection.
+ * For what is drawn anew each time, not for elements that are kept elsewhere.
+ */
+export function renew(element, ...children) {
+  const fragment = document.createDocumentFragment();
+  append(fragment, children);
+  const present = [...element.childNodes];
+  const wanted = [...fragment.childNodes];
+  wanted.forEach((node, index) => {
+    if (index >= present.length) element.append(node);
+    else if (!present[index].isEqualNode(node)) present[index].replaceWith(node);
+  });
+  for (const surplus of present.slice(wanted.length)) surplus.remove();
+}
+
+/** Makes `elements` the children of `parent`; those that stay in their order are not touched. */
+export function arrange(parent, elements) {
+  const wanted = new Set(elements);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  let before = parent.firstChild;
+  for (const element of elements) {
+    if (element === before) before = before.nextSibling;
+    else parent.insertBefore(element, before);
+  }
+}
+
+/**
  * Keeps the children of `parent` in step with `items`, reusing elements by key: make(item) returns an element,
  * update(element, item) brings it up to date.
  */
 export function keyed(parent, items, key, make, update) {
   const known = parent.keyedChildren ?? (parent.keyedChildren = new Map());
-  const wanted = new Set();
-  let before = parent.firstChild;
+  const wanted = new Map();
   for (const item of items) {
     const id = key(item);
-    wanted.add(id);
-    let element = known.get(id);
-    if (!element) {
-      element = make(item);
-      known.set(id, element);
-    }
+    const element = known.get(id) ?? make(item);
     update(element, item);
-    if (element === before) before = before.nextSibling;
-    else parent.insertBefore(element, before);
+    known.set(id, element);
+    wanted.set(id, element);
   }
-  for (const [id, element] of known) {
-    if (!wanted.has(id)) {
-      element.remove();
-      known.delete(id);
-    }
-  }
+  for (const id of known.keys()) if (!wanted.has(id)) known.delete(id);
+  arrange(parent, [...wanted.values()]);
 }
 
 let pending = new Set();

@@ -2,6 +2,7 @@
 
 import { leaveForLogin } from "./api.js";
 import { h, replace, setClass, setText } from "./dom.js";
+import { refreshRelativeTimes } from "./format.js";
 import { live } from "./live.js";
 import { alertsPage } from "./pages/alerts.js";
 import { overviewPage } from "./pages/overview.js";
@@ -29,6 +30,8 @@ const PAGES = [
   [/^\/alerts$/, alertsPage, "Alerts"],
 ];
 const NAVIGATION = [["/", "Overview"], ["/runs", "Runs"], ["/workers", "Workers"], ["/tests", "Tests"], ["/queue", "Queue"], ["/alerts", "Alerts"]];
+
+const RELATIVE_TIMES_MS = 5000;
 
 let current = null;
 
@@ -125,4 +128,5 @@ followTheme();
 frame();
 live.start();
 window.addEventListener("hashchange", show);
+setInterval(() => document.hidden || refreshRelativeTimes(), RELATIVE_TIMES_MS);
 show();

@@ -4,7 +4,8 @@ import { h } from "../dom.js";
 import { badge, bytes, duration, time } from "../format.js";
 import { href } from "../place.js";
 
-export function attemptView(attempt) {
+/** `isTitled`: its number stands above it already. */
+export function attemptView(attempt, { isTitled = false } = {}) {
   const facts = [
     ["Worker", attempt.worker ? h("a", { href: href("workers", attempt.worker) }, attempt.worker) : "none"],
     ["Runner", attempt.runner],
@@ -18,11 +19,16 @@ export function attemptView(attempt) {
   return h(
     "div",
     { class: "page" },
-    h("div", {}, badge(attempt.verdict), " ", `attempt ${attempt.attempt}`, attempt.is_superseded && " (superseded: evidence only)", attempt.is_final && " (decided)"),
-    h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    h("div", {}, badge(attempt.verdict), isTitled ? "" : ` attempt ${attempt.attempt}`, h("span", { class: "muted" }, role(attempt))),
+    h("dl", { class: "facts beside" }, facts.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     attempt.traceback && [h("h3", {}, "Traceback and evidence"), h("pre", { class: "output", tabindex: "0" }, attempt.traceback)],
     attempt.output && [h("h3", {}, "Output"), h("pre", { class: "output", tabindex: "0" }, attempt.output)],
   );
+}
+
+function role(attempt) {
+  if (attempt.is_superseded) return " came too late to count: evidence only";
+  return attempt.is_final ? " this one decided the verdict" : " tried again after this one";
 }
 
 function parts(attempt) {

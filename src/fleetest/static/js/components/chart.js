@@ -1,15 +1,23 @@
 // Lines over time by uPlot (vendored), in the colours of the theme.
 
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
-import { h, soon } from "../dom.js";
+import { h, replace, soon } from "../dom.js";
+import { absolute } from "../format.js";
 import { onTheme } from "../theme.js";
 
+/** Steps of an axis whose values are whole numbers, and of one with bytes. */
+export const WHOLE = [1, 2, 5, 10, 20, 25, 50, ...Array.from({ length: 6 }, (_, power) => [100, 200, 250, 500].map((unit) => unit * 10 ** power)).flat()];
+export const BYTES = Array.from({ length: 37 }, (_, power) => 2 ** (power + 10));
+
 /**
- * series: [{ name, colour: "good", isFilled, format(value) }]. Returns { element, show(times, ...values) } with times
- * in seconds since the epoch (`isTime`) or any other ascending numbers.
+ * series: [{ name, colour: "good", isFilled, isPoints, isHidden, format(value) }]; `increments` are the steps that the
+ * vertical axis may have, `band` the numbers of the series between which it is filled, `describe(index)` the first line
+ * of the tooltip. Returns { element, show(times, ...values) } with times in seconds since the epoch (`isTime`) or any
+ * other ascending numbers.
  */
-export function makeChart(series, { label, isTime = true, height = 170, formatX = null }) {
-  const element = h("div", { class: "chart", role: "img", "aria-label": label });
+export function makeChart(series, { label, isTime = true, height = 170, formatX = null, increments = undefined, band = null, describe = null }) {
+  const tip = h("div", { class: "chart-tip", hidden: true });
+  const element = h("div", { class: "chart", role: "img", "aria-label": label }, tip);
   let plot = null;
   let data = [[]];
 
@@ -23,6 +31,7 @@ export function makeChart(series, { label, isTime = true, height = 170, formatX 
 
   // As functions, so that another theme needs no other plot.
   const colour = (name) => () => colours[name];
+  const format = series[0].format ?? String;
 
   function build() {
     learnColours();
@@ -36,15 +45,17 @@ export function makeChart(series, { label, isTime = true, height = 170, formatX 
         legend: { show: false },
         padding: [10, 26, 0, 0],
         cursor: { points: { size: 6 }, drag: { x: false, y: false } },
-        axes: [x, { ...axis, size: 58, values: (_, values) => values.map((value) => series[0].format?.(value) ?? value) }],
+        hooks: { setCursor: [showTip] },
+        bands: band ? [{ series: band, fill: () => `${colours[series[band[0] - 1].colour]}2e` }] : [],
+        axes: [x, { ...axis, size: 58, ...(increments && { incrs: increments }), values: (_, values) => values.map(format) }],
         series: [
           {},
           ...series.map((each) => ({
             label: each.name,
             stroke: colour(each.colour),
-            width: each.isPoints ? 0 : 1.75,
+            width: each.isPoints || each.isHidden ? 0 : 1.75,
             fill: each.isFilled ? () => `${colours[each.colour]}22` : undefined,
-            points: { show: Boolean(each.isPoints), size: 5, fill: colour(each.colour) },
+            points: { show: Boolean(each.isPoints), size: 6, fill: colour(each.colour) },
             spanGaps: true,
           })),
         ],
@@ -52,6 +63,19 @@ export function makeChart(series, { label, isTime = true, height = 170, formatX 
       data,
       element,
     );
+  }
+
+  function showTip({ cursor }) {
+    const index = cursor.idx;
+    tip.hidden = index === null || index === undefined || cursor.left < 0;
+    if (tip.hidden) return;
+    const moment = describe?.(index) ?? (isTime ? absolute(new Date(data[0][index] * 1000)) : String(data[0][index]));
+    const told = series.map((each, number) => [each, data[number + 1]?.[index]]).filter(([each, value]) => each.name && value !== null && value !== undefined);
+    replace(tip, h("div", { class: "muted" }, moment), told.map(([each, value]) => h("div", { class: `key ${each.colour}` }, h("span", {}, `${each.name} ${(each.format ?? format)(value)}`))));
+    const left = plot.over.offsetLeft + cursor.left;
+    const isRight = left > element.clientWidth / 2;
+    tip.style.left = isRight ? "auto" : `${left + 14}px`;
+    tip.style.right = isRight ? `${element.clientWidth - left + 14}px` : "auto";
   }
 
   new ResizeObserver(() => soon(() => plot && element.clientWidth && plot.setSize({ width: element.clientWidth, height }))).observe(element);
@@ -79,5 +103,5 @@ function clockTimes(_, moments) {
 }
 
 export function legendOf(series) {
-  return h("div", { class: "legend" }, series.map((each) => h("span", { class: `key ${each.colour}` }, h("span", {}, each.name))));
+  return h("div", { class: "legend" }, series.filter((each) => each.name).map((each) => h("span", { class: `key ${each.colour}` }, h("span", {}, each.name))));
 }

@@ -1,7 +1,7 @@
 // Failures of a run, those with alike tracebacks as one group; each shows the evidence of all attempts of its tests.
 
 import { get, path } from "../api.js";
-import { h, keyed, replace, setText } from "../dom.js";
+import { h, keyed, renew, replace, setText } from "../dom.js";
 import { badge, count } from "../format.js";
 import { href } from "../place.js";
 import { attemptView } from "./attempt.js";
@@ -26,7 +26,7 @@ export function makeFailures(runId) {
     let present = group;
 
     function fill() {
-      replace(body, tests, rest, h("h3", {}, "To run one of them alone"), commandLine(present.reproduce), h("h3", {}, "Evidence"), evidence);
+      replace(body, tests, rest, evidence);
       drawTests();
       drawEvidence();
     }
@@ -36,12 +36,12 @@ export function makeFailures(runId) {
         tests,
         present.task_ids.slice(0, TESTS_SHOWN),
         (name) => name,
-        (name) => h("li", {}, h("button", { type: "button", class: "quiet", onclick: () => choose(name) }, "Evidence"), h("a", { class: "mono", href: href("runs", runId, "tasks", name) }, name)),
+        (name) => h("li", {}, h("button", { type: "button", class: "quiet mono", title: "Show its evidence", onclick: () => choose(name) }, name)),
         (item, name) => item.firstChild.setAttribute("aria-pressed", String(name === chosen)),
       );
       const others = present.count - Math.min(TESTS_SHOWN, present.task_ids.length);
       rest.hidden = others <= 0;
-      setText(rest, `and ${count(others)} more: choose this verdict in the table below`);
+      renew(rest, others > 0 && [h("span", {}, `and ${count(others)} more: `), h("a", { href: href("runs", runId, { status: present.example.verdict }) }, "all with this verdict")]);
     }
 
     function choose(name) {
@@ -55,7 +55,13 @@ export function makeFailures(runId) {
       const task = await get(path("runs", runId, "tasks", wanted)).catch(() => null);
       if (wanted !== chosen) return;
       const attempts = task?.attempt_list.length ? [...task.attempt_list].reverse() : [present.example];
-      replace(evidence, h("div", { class: "mono" }, wanted), attempts.map(attemptView));
+      const line = task?.reproduce || (wanted === present.example_task_id ? present.reproduce : "");
+      replace(
+        evidence,
+        h("h3", {}, h("a", { class: "mono", href: href("runs", runId, "tasks", wanted) }, wanted)),
+        line && [h("div", { class: "muted" }, "To run it alone:"), commandLine(line)],
+        attempts.map((attempt) => attemptView(attempt)),
+      );
     }
 
     details.update = (next) => {

@@ -26,5 +26,6 @@ export function matrixView(matrix, linkTo) {
 function cellView(cell) {
   if (!cell) return h("span", { class: "muted" }, "–");
   const all = cell.passed + cell.failed + cell.other;
-  return h("div", {}, badge(cell.last_verdict), h("div", { class: "muted nowrap" }, `${cell.passed} of ${all} passed${cell.median_s === null ? "" : `, ${duration(cell.median_s)}`}`));
+  const told = h("span", { class: cell.failed ? "bad" : null }, `${cell.passed} of ${all} passed`);
+  return h("div", {}, badge(cell.last_verdict), h("div", { class: "muted nowrap" }, told, cell.median_s === null ? "" : `, ${duration(cell.median_s)}`));
 }

@@ -1,7 +1,7 @@
 // Panels, tiles and progress bars: what every page is made of.
 
 import { h, keyed, replace, setText } from "../dom.js";
-import { count, time, tone, VERDICTS } from "../format.js";
+import { count, duration, time, tone, VERDICTS } from "../format.js";
 
 export function panel(title, { span = 12, end = null, isFlush = false, level = "h2" }, ...content) {
   return h(
@@ -33,6 +33,12 @@ export function makeTiles() {
       );
     },
   };
+}
+
+/** Predicted time left, as a tile has it. What no worker can run waits for a worker, not for time. */
+export function timeLeft(tasks, remaining_s) {
+  if (tasks.waiting && !tasks.running && !tasks.leased) return { value: "–", note: "what waits cannot run now" };
+  return remaining_s === null ? { value: "–", note: "not known yet" } : { value: duration(remaining_s), note: "predicted" };
 }
 
 /** How many of `total` ended how, as a bar with its meaning in words for those who do not see it. */

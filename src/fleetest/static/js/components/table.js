@@ -1,6 +1,6 @@
 // A table that shows any number of rows: only those in view are elements. Sorting and filtering are the caller's.
 
-import { h, replace, soon } from "../dom.js";
+import { arrange, h, replace, soon } from "../dom.js";
 
 const ROW_HEIGHT = 37;
 const OVERSCAN = 12;
@@ -13,7 +13,7 @@ const OVERSCAN = 12;
 export function makeTable(columns, { caption, empty, onSort = null, rowKey = (row) => row.id, isTall = true }) {
   const head = h("tr", {});
   const body = h("tbody", {});
-  const table = h("table", {}, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, head), body);
+  const table = h("table", { class: "cards" }, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, head), body);
   const wrap = h("div", { class: `table-wrap${isTall ? " tall" : ""}`, tabindex: "0", role: "region", "aria-label": caption }, table);
   const element = h("div", {}, wrap, empty);
   let rows = [];
@@ -32,9 +32,9 @@ export function makeTable(columns, { caption, empty, onSort = null, rowKey = (ro
       head,
       columns.map((column) => {
         const direction = sort?.key === column.key ? (sort.isDescending ? "descending" : "ascending") : null;
-        const arrow = direction ? (sort.isDescending ? " ↓" : " ↑") : "";
+        const arrow = direction ? (sort.isDescending ? "↓" : "↑") : "";
         const label = column.sortable && onSort
-          ? h("button", { type: "button", onclick: () => onSort(column.key) }, column.title, h("span", { "aria-hidden": "true" }, arrow))
+          ? h("button", { type: "button", onclick: () => onSort(column.key) }, column.title, h("span", { "aria-hidden": "true", class: "sort-arrow" }, arrow))
           : column.title;
         return h("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": direction }, label);
       }),
@@ -46,9 +46,12 @@ export function makeTable(columns, { caption, empty, onSort = null, rowKey = (ro
     const key = rowKey(row);
     const known = cache.get(key);
     if (known && known.row === row) return known.element;
-    const made = h("tr", {}, columns.map((column) => h("td", { class: [column.number ? "number" : "", column.class ?? ""].join(" ").trim() || null }, column.cell(row))));
-    cache.set(key, { row, element: made });
-    return made;
+    const cells = columns.map((column) => h("td", { class: [column.number ? "number" : "", column.class ?? ""].join(" ").trim() || null, "data-title": column.title }, column.cell(row)));
+    // Only what changed is exchanged: a button that somebody is about to press stays.
+    if (known) cells.forEach((cell, index) => known.element.children[index].isEqualNode(cell) || known.element.children[index].replaceWith(cell));
+    const element = known?.element ?? h("tr", {}, cells);
+    cache.set(key, { row, element });
+    return element;
   }
 
   function spacer(height) {
@@ -69,7 +72,7 @@ export function makeTable(columns, { caption, empty, onSort = null, rowKey = (ro
     const after = last < rows.length ? spacer() : null;
     if (before) before.firstChild.style.height = `${first * measured}px`;
     if (after) after.firstChild.style.height = `${(rows.length - last) * measured}px`;
-    replace(body, before, elements, after);
+    arrange(body, [before, ...elements, after].filter(Boolean));
     if (elements.length > 20 && !isSmall) measured = Math.max(20, elements[0].getBoundingClientRect().height || measured);
     if (cache.size > 2000) {
       const keep = new Set(visible.map(rowKey));

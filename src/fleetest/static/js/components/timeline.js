@@ -13,7 +13,7 @@ const LABEL = 118;
 const LABEL_NARROW = 64;
 const VIEW = 560;
 const RANK = { running: 1, passed: 2, xpassed: 2, xfailed: 2, skipped: 3, not_run: 3, cancelled: 4, failed: 6, error: 6, timeout: 7, crashed: 7, oom: 7, quarantined: 8 };
-const TONE = { running: "busy", passed: "good", xpassed: "good", xfailed: "good", skipped: "line-strong", not_run: "line-strong", cancelled: "warn" };
+const TONE = { running: "busy", passed: "good", xpassed: "good", xfailed: "good", skipped: "line-strong", not_run: "line-strong", cancelled: "line-strong" };
 
 /**
  * onOpen(id) is called for a click. Returns { element, show(bars, running, span) }: bars as Bars, running a map from
@@ -37,7 +37,7 @@ export function makeTimeline({ onOpen }) {
   let drag = null;
 
   function legend() {
-    const entries = [["good", "passed"], ["bad", "failed"], ["line-strong", "skipped or not run"], ["warn", "cancelled"], ["busy", "running"]];
+    const entries = [["good", "passed"], ["bad", "failed"], ["line-strong", "skipped, cancelled or not run"], ["busy", "running"]];
     return entries.map(([kind, text]) => h("span", { class: `key ${kind}` }, h("span", {}, text)));
   }
 
@@ -47,7 +47,14 @@ export function makeTimeline({ onOpen }) {
     from = Math.min(Math.max(0, start), Math.max(0, span - length));
     to = from + length;
     isFollowing = from <= 0 && to >= span;
+    describe();
     soon(draw);
+  }
+
+  /** What is seen, for those who do not see it. */
+  function describe() {
+    const part = isFollowing ? "" : `, shown from ${duration(from)} to ${duration(to)}`;
+    canvas.setAttribute("aria-label", `Timeline: ${count(bars.ids.length)} tests on ${count(lanes.length)} slots in ${duration(span)}${part}; the table below has the same tests`);
   }
 
   const labelWidth = () => (canvas.clientWidth < 560 ? LABEL_NARROW : LABEL);
@@ -75,7 +82,7 @@ export function makeTimeline({ onOpen }) {
     context.font = `12px ${colour("sans")}`;
     context.textBaseline = "middle";
     drawAxis(context, width, height, colour);
-    const colours = { good: colour("good"), bad: colour("bad"), busy: colour("busy"), warn: colour("warn"), "line-strong": colour("line-strong") };
+    const colours = { good: colour("good"), bad: colour("bad"), busy: colour("busy"), "line-strong": colour("line-strong") };
     const left = labelWidth();
     const perSecond = (width - left) / (to - from);
     const [muted, soft] = [colour("muted"), colour("neutral-soft")];
@@ -228,7 +235,7 @@ export function makeTimeline({ onOpen }) {
       if (isFollowing) [from, to] = [0, span];
       const isTall = AXIS + lanes.length * (ROW + GAP) + 4 > VIEW;
       setText(hint, `${isTall ? "Ctrl and wheel" : "Wheel"} or + and − to zoom, drag or arrows to move, 0 for all.`);
-      canvas.setAttribute("aria-label", `Timeline: ${count(bars.ids.length)} tests on ${count(lanes.length)} slots in ${duration(span)}; the table below has the same tests`);
+      describe();
       soon(draw);
     },
   };

@@ -1,6 +1,6 @@
 // All workers as cells coloured by state; beyond sixty they shrink to squares, so that a thousand fit a screen.
 
-import { h, keyed, replace, setClass, setText } from "../dom.js";
+import { h, keyed, renew, setClass, setText } from "../dom.js";
 import { count, tone } from "../format.js";
 import { href } from "../place.js";
 import { emptyState } from "./table.js";
@@ -16,7 +16,7 @@ export function makeWorkerGrid() {
   let wasDense = null;
 
   function note(worker) {
-    if (worker.state !== "healthy") return worker.state;
+    if (worker.state !== "healthy") return worker.slots_used ? `${worker.state}, ${worker.slots_used}/${worker.slots}` : worker.state;
     return `${worker.slots_used}/${worker.slots} slots`;
   }
 
@@ -61,7 +61,7 @@ export function makeWorkerGrid() {
         states.set(state, (states.get(state) ?? 0) + 1);
       }
       const kinds = { idle: "neutral", working: "good" };
-      replace(legend, [...states].map(([state, number]) => h("span", { class: `key ${kinds[state] ?? tone(state)}` }, h("span", {}, `${count(number)} ${state}`))));
+      renew(legend, [...states].map(([state, number]) => h("span", { class: `key ${kinds[state] ?? tone(state)}` }, h("span", {}, `${count(number)} ${state}`))));
     },
   };
 }

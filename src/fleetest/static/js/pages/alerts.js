@@ -23,14 +23,14 @@ export function alertsPage(filter) {
     { key: "cleared", title: "Cleared", cell: (alert) => h("span", { class: "nowrap" }, time(alert.cleared_at)) },
     { key: "action", title: "Acknowledged", cell: acknowledgement },
   ];
-  const table = makeTable(columns, { caption: "Alerts", rowKey: (alert) => alert.alert_id, empty: emptyState("No alerts here", "Alerts are raised when a worker is lost, suspect, quarantined, flapping or slower than before.") });
+  const table = makeTable(columns, { caption: "Alerts", rowKey: (alert) => alert.alert_id, empty: emptyState("No alerts here", "Nothing to do. An alert is raised when a worker is lost, silent, quarantined or flapping, when its probe fails, when it fails what others pass, or becomes slower than before.") });
   const holder = h("div", {}, table.element);
   const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Alerts"), h("div", { class: "filters actions" }, state)), h("section", { class: "panel" }, holder));
 
   function acknowledgement(alert) {
-    if (alert.acknowledged_by) return `by ${alert.acknowledged_by}`;
+    if (alert.acknowledged_by) return h("span", {}, `by ${alert.acknowledged_by}, `, time(alert.acknowledged_at));
     if (alert.state !== "open") return "–";
-    if (!live.may("admin")) return h("span", { class: "muted" }, "no");
+    if (!live.may("admin")) return h("span", { class: "muted" }, "not yet");
     return h("button", { type: "button", onclick: () => acknowledge(alert), "aria-label": `Acknowledge ${alert.cause} of ${alert.worker_id}` }, "Acknowledge");
   }
 

@@ -1,12 +1,12 @@
 // The whole fleet at a glance.
 
 import { get } from "../api.js";
-import { legendOf, makeChart } from "../components/chart.js";
-import { makeTiles, panel, progressBar, showError, verdictText } from "../components/panel.js";
+import { legendOf, makeChart, WHOLE } from "../components/chart.js";
+import { makeTiles, panel, progressBar, showError, timeLeft, verdictText } from "../components/panel.js";
 import { emptyState } from "../components/table.js";
 import { makeWorkerGrid } from "../components/worker_grid.js";
-import { h, replace } from "../dom.js";
-import { badge, count, duration, time } from "../format.js";
+import { h, keyed, renew } from "../dom.js";
+import { badge, count, time } from "../format.js";
 import { live, refreshing } from "../live.js";
 import { href } from "../place.js";
 
@@ -29,21 +29,15 @@ function rates(at, totals) {
   });
 }
 
-function timeLeft({ runs, tasks, remaining_s }) {
-  if (!runs) return { value: "–" };
-  // What no worker can run waits for a worker, not for time.
-  if (tasks.waiting && !tasks.running && !tasks.leased) return { value: "–", note: "what waits cannot run now" };
-  return { value: duration(remaining_s), note: "predicted, all live runs" };
-}
-
 export function overviewPage() {
   const tiles = makeTiles();
   const grid = makeWorkerGrid();
   const runs = h("div", {});
+  const noRuns = emptyState("No run in progress", "Start one from a terminal:", h("code", {}, `pytest --fleet ${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`));
   const alerts = h("div", {});
   const rate = makeChart(RATE, { label: "Tests finished per second over the last minutes" });
-  const waiting = makeChart(WAITING, { label: "Tests waiting and running over the last minutes" });
-  const verdicts = makeChart(VERDICTS, { label: "Passed and failed since the coordinator started" });
+  const waiting = makeChart(WAITING, { label: "Tests waiting and running over the last minutes", increments: WHOLE });
+  const verdicts = makeChart(VERDICTS, { label: "Passed and failed since the coordinator started", increments: WHOLE });
   const element = h(
     "div",
     { class: "page" },
@@ -54,8 +48,8 @@ export function overviewPage() {
       { class: "columns" },
       panel("Throughput", { span: 4, end: legendOf(RATE) }, rate.element),
       panel("Queue", { span: 4, end: legendOf(WAITING) }, waiting.element),
-      panel("Verdicts", { span: 4, end: legendOf(VERDICTS) }, verdicts.element),
-      panel("Runs in progress", { span: 7, isFlush: true, end: h("a", { href: "#/runs" }, "All runs") }, runs),
+      panel("Verdicts since the start", { span: 4, end: legendOf(VERDICTS) }, verdicts.element),
+      panel("Runs in progress", { span: 7, isFlush: true, end: h("a", { href: "#/runs" }, "All runs") }, runs, noRuns),
       panel("Open alerts", { span: 5, isFlush: true, end: h("a", { href: "#/alerts" }, "All alerts") }, alerts),
       panel("Workers", { span: 12, end: h("a", { href: "#/workers" }, "As a table") }, grid.element),
     ),
@@ -70,46 +64,44 @@ export function overviewPage() {
       { key: "rate", label: "Throughput", value: `${Number(status.finished_per_s.toPrecision(3))}/s`, note: "mean of the last minute" },
       { key: "running", label: "Running", value: count(tasks.running), note: `${count(status.slots.used)} of ${count(status.slots.total)} slots in use` },
       { key: "waiting", label: "Waiting", value: count(tasks.waiting + tasks.leased), note: isBusy ? "tests in live runs" : "no run in progress" },
-      { key: "left", label: "Time left", ...timeLeft(status) },
-      { key: "workers", label: "Workers", value: count(status.workers_total), note: `${count(status.workers.healthy ?? 0)} healthy` },
-      { key: "alerts", label: "Open alerts", value: count(status.alerts.open), tone: status.alerts.open ? "bad" : "", note: status.alerts.acknowledged ? `${count(status.alerts.acknowledged)} acknowledged` : "" },
+      { key: "left", label: "Time left", ...(status.runs ? timeLeft(status.tasks, status.remaining_s) : { value: "–", note: "no run in progress" }) },
+      { key: "workers", label: "Workers", value: count(status.workers_total), note: workersNote(status.workers) },
+      { key: "alerts", label: "Open alerts", value: count(status.alerts.open), tone: status.alerts.open ? "bad" : "", note: status.alerts.acknowledged ? `${count(status.alerts.acknowledged)} acknowledged` : status.alerts.open ? "nobody has taken note" : "" },
     ]);
   }
 
-  function showRuns() {
-    const live_runs = [...live.runs.values()].filter((run) => run.is_live);
-    if (!live_runs.length) {
-      replace(runs, emptyState("No run in progress", "Start one from a terminal:", h("code", {}, `pytest --fleet ${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`)));
-      return;
-    }
-    replace(runs, live_runs.map(runRow));
+  function workersNote(states) {
+    const others = Object.entries(states).filter(([name, number]) => number && name !== "healthy").map(([name, number]) => `${count(number)} ${name}`);
+    return [`${count(states.healthy ?? 0)} healthy`, ...others].join(", ");
   }
 
-  function runRow(run) {
-    const done = run.states.finished;
-    return h(
-      "div",
-      { class: "alert-row" },
-      badge(run.state === "cancelling" ? "cancelled" : "running", run.state),
-      h(
-        "div",
-        {},
-        h("a", { href: href("runs", run.run_id) }, run.title || run.run_id),
-        h("div", { class: "muted" }, run.owner ? `${run.owner} · ` : "", "started ", time(run.submitted_at, { relative: true }), " · ", verdictText(run.counts)),
-        progressBar(run.counts, run.tasks, run.states.running),
-      ),
-      h("div", { class: "number" }, `${count(done)} / ${count(run.tasks)}`, h("div", { class: "muted" }, run.remaining_s === null ? "" : `${duration(run.remaining_s)} left`)),
-    );
+  function showRuns() {
+    const going = [...live.runs.values()].filter((run) => run.is_live);
+    noRuns.hidden = going.length > 0;
+    keyed(runs, going, (run) => run.run_id, makeRun, (row, run) => row.update(run));
+  }
+
+  function makeRun(run) {
+    const [state, about, bar, done] = [h("div", {}), h("div", { class: "muted" }), h("div", {}), h("div", { class: "number end" })];
+    const row = h("div", { class: "alert-row" }, state, h("div", { class: "progress-box" }, h("a", { href: href("runs", run.run_id) }, run.title || run.run_id), about, bar), done);
+    row.update = (next) => {
+      renew(state, badge(next.state === "cancelling" ? "cancelled" : "running", next.state));
+      renew(about, next.owner ? `${next.owner} · ` : "", "started ", time(next.submitted_at, { relative: true }), " · ", verdictText(next.counts));
+      renew(bar, progressBar(next.counts, next.tasks, next.states.running));
+      const left = timeLeft(next.states, next.remaining_s);
+      renew(done, `${count(next.states.finished)} / ${count(next.tasks)}`, h("div", { class: "muted" }, left.value === "–" ? left.note : `${left.value} left`));
+    };
+    return row;
   }
 
   function showAlerts(page) {
     const open = page.items.slice(0, 6);
-    if (!open.length) replace(alerts, emptyState("No open alerts", "Every worker does what it should."));
-    else
-      replace(
-        alerts,
-        open.map((alert) => h("div", { class: "alert-row" }, badge("failed", alert.cause), h("div", {}, alert.worker_id ? h("a", { href: href("workers", alert.worker_id) }, alert.worker_id) : null, " ", alert.message), h("div", { class: "muted" }, time(alert.raised_at, { relative: true })))),
-      );
+    renew(alerts, open.length ? open.map(alertRow) : emptyState("No open alerts", "Every worker does what it should."));
+  }
+
+  function alertRow(alert) {
+    const worker = alert.worker_id ? h("a", { href: href("workers", alert.worker_id) }, alert.worker_id) : null;
+    return h("div", { class: "alert-row" }, badge("failed", alert.cause), h("div", {}, worker, " ", alert.message), h("div", { class: "muted end" }, time(alert.raised_at, { relative: true })));
   }
 
   function showSeries(series) {

@@ -4,17 +4,19 @@ import { get, path, post } from "../api.js";
 import { confirm, toast } from "../components/dialog.js";
 import { Bars } from "../components/bars.js";
 import { makeFailures } from "../components/failures.js";
-import { makeTiles, panel, progressBar, showError, verdictText } from "../components/panel.js";
+import { makeTiles, panel, progressBar, showError, timeLeft, verdictText } from "../components/panel.js";
 import { emptyState, makeTable } from "../components/table.js";
 import { makeTimeline } from "../components/timeline.js";
-import { h, replace, setText } from "../dom.js";
-import { absolute, badge, count, duration, time, VERDICTS } from "../format.js";
+import { h, renew, setText } from "../dom.js";
+import { absolute, badge, calendar, clock, count, duration, time, tone, VERDICTS } from "../format.js";
 import { live, refreshing } from "../live.js";
 import { href, setFilter } from "../place.js";
 import { runState } from "./runs.js";
 
 const STATUSES = ["waiting", "running", ...VERDICTS];
 const PAGE = 500;
+const SLOWEST = 5;
+const BAD = ["failed", "error", "timeout", "crashed", "oom", "quarantined"];
 const SUCCESSES = new Set(["passed", "skipped", "xfailed", "xpassed"]);
 
 export function runPage(runId, filter) {
@@ -23,7 +25,8 @@ export function runPage(runId, filter) {
   const badgeHolder = h("span", {});
   const actions = h("div", { class: "actions" });
   const notices = h("div", {});
-  const bar = h("div", {});
+  const bar = h("div", { class: "progress-box" });
+  const slowest = h("div", {});
   const failures = makeFailures(runId);
   const timeline = makeTimeline({ onOpen: (id) => location.assign(href("runs", runId, "tasks", id)) });
   const tasks = makeTasks(runId, filter);
@@ -36,6 +39,7 @@ export function runPage(runId, filter) {
     notices,
     panel("Failures", { isFlush: true }, failures.element),
     panel("Timeline", {}, timeline.element),
+    panel("Slowest tests", { end: h("a", { href: href("runs", runId, { sort: "-duration" }) }, "All, slowest first") }, slowest),
     tasks.element,
   );
   let run = null;
@@ -46,29 +50,47 @@ export function runPage(runId, filter) {
     const wasLive = run?.is_live;
     run = next;
     setText(title, run.title || run.run_id);
-    replace(badgeHolder, runState(run));
+    document.title = `${run.title || "Run"} – Fleetest`;
+    renew(badgeHolder, runState(run));
     showActions();
     tiles.show([
       { key: "done", label: "Done", value: `${count(run.states.finished)} / ${count(run.tasks)}`, note: run.is_live ? `${count(run.states.running)} running` : "tests" },
-      { key: "left", label: run.is_live ? "Time left" : "Duration", value: duration(run.is_live ? run.remaining_s : run.duration_s), note: run.is_live ? "predicted" : "" },
-      { key: "bad", label: "Failed", value: count(bad(run)), tone: bad(run) ? "bad" : "", note: "failed, error, timeout, crashed …" },
-      { key: "owner", label: "Owner", value: run.owner || "–", note: run.priority ? `priority ${run.priority}` : "" },
-      { key: "started", label: "Started", value: run.submitted_at ? new Date(run.submitted_at).toLocaleTimeString("en-GB") : "–", note: run.submitted_at ? new Date(run.submitted_at).toDateString() : "", title: run.submitted_at ? absolute(new Date(run.submitted_at)) : "" },
+      run.is_live ? { key: "left", label: "Time left", ...timeLeft(run.states, run.remaining_s) } : { key: "left", label: "Duration", value: duration(run.duration_s), note: "" },
+      { key: "bad", label: "Failed", value: count(sumOf(run, BAD)), tone: sumOf(run, BAD) ? "bad" : "", note: BAD.filter((name) => run.counts[name]).map((name) => `${count(run.counts[name])} ${name}`).join(", ") },
+      ...(run.owner || run.priority ? [{ key: "owner", label: "Owner", value: run.owner || "–", note: run.priority ? `priority ${run.priority}` : "" }] : []),
+      started(run),
     ]);
-    replace(bar, progressBar(run.counts, run.tasks, run.states.running), h("div", { class: "verdicts" }, verdictText(run.counts)));
+    renew(bar, progressBar(run.counts, run.tasks, run.states.running), h("div", { class: "verdicts" }, verdictText(run.counts)));
     const said = [...run.notices, run.cancel_reason && `Cancelled: ${run.cancel_reason}`].filter(Boolean);
-    replace(notices, said.length > 0 && h("section", { class: "panel" }, h("div", { class: "body" }, said.map((text) => h("pre", {}, text)))));
+    renew(notices, said.length > 0 && h("section", { class: "panel notice warn" }, said.map((text) => h("div", {}, text))));
     if (wasLive && !run.is_live) for (const each of loads) each.again();
   }
 
-  function bad(each) {
-    return ["failed", "error", "timeout", "crashed", "oom", "quarantined"].reduce((sum, name) => sum + (each.counts[name] ?? 0), 0);
+  const sumOf = (each, names) => names.reduce((sum, name) => sum + (each.counts[name] ?? 0), 0);
+
+  function started({ submitted_at }) {
+    if (!submitted_at) return { key: "started", label: "Started", value: "–" };
+    const moment = new Date(submitted_at);
+    return { key: "started", label: "Started", value: clock(moment), note: calendar(moment), title: absolute(moment) };
+  }
+
+  function showSlowest(page) {
+    const tasks = page.items.filter((task) => task.duration_s !== null);
+    const longest = Math.max(...tasks.map((task) => task.duration_s), 1e-9);
+    renew(slowest, tasks.length ? tasks.map((task) => slowRow(task, longest)) : emptyState("Nothing has run yet", "The slowest tests are listed here as soon as one has ended."));
+  }
+
+  function slowRow(task, longest) {
+    const bar = h("span", { class: tone(task.verdict ?? task.state) });
+    bar.style.width = `${(100 * task.duration_s) / longest}%`;
+    const name = h("a", { class: "mono", href: href("runs", runId, "tasks", task.task_id) }, task.task_id);
+    return h("div", { class: "bar-row wide" }, name, h("span", { class: "bar-track" }, bar), h("span", { class: "number" }, duration(task.duration_s)));
   }
 
   /** Changes with every failure; without the run among those that are told, always. */
   function failuresTold() {
     const told = live.runs.get(runId);
-    return told ? `${bad(told)} ${told.is_live}` : {};
+    return told ? `${sumOf(told, BAD)} ${told.is_live}` : {};
   }
 
   /** What running again would run: everything that did not succeed, also what never ran. */
@@ -83,7 +105,7 @@ export function runPage(runId, filter) {
     if (!run.is_live && run.can_rerun && again && live.may("submit")) buttons.push(h("button", { type: "button", class: "primary", onclick: rerun }, `Run ${count(again)} again`));
     if (actions.dataset.mark === buttons.map((each) => each.textContent).join()) return;
     actions.dataset.mark = buttons.map((each) => each.textContent).join();
-    replace(actions, buttons);
+    renew(actions, buttons);
   }
 
   async function cancel() {
@@ -145,6 +167,7 @@ export function runPage(runId, filter) {
   const summary = refreshing((signal) => get(path("runs", runId), {}, signal), { topics: ["runs"], pause_s: 5, shown: showRun, failed: (error) => showError(bar, error) });
   const loads = [
     refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, mark: failuresTold, shown: (page) => failures.show(page.items, { isLive: run?.is_live }), failed: (error) => showError(failures.element, error) }),
+    refreshing((signal) => get(`${path("runs", runId)}/tasks`, { sort: "-duration", limit: SLOWEST }, signal), { topics: ["runs"], pause_s: 5, shown: showSlowest, failed: (error) => showError(slowest, error) }),
     refreshing(loadTimeline, { topics: ["runs"], pause_s: 1, shown: showTimeline }),
     tasks.load,
   ];

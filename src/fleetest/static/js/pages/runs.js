@@ -19,47 +19,69 @@ const COLUMNS = [
   { key: "title", title: "Run", class: "name", cell: (run) => h("div", {}, h("a", { href: href("runs", run.run_id) }, run.title || run.run_id), h("div", { class: "muted mono" }, run.run_id.slice(0, 12))) },
   { key: "owner", title: "Owner", cell: (run) => run.owner || "–" },
   { key: "tests", title: "Tests", number: true, cell: (run) => count(run.tasks) },
-  { key: "verdicts", title: "Verdicts", class: "name", cell: (run) => h("div", {}, progressBar(run.counts, run.tasks, run.states.running), h("div", {}, verdictText(run.counts))) },
+  { key: "verdicts", title: "Verdicts", class: "name", cell: (run) => h("div", { class: "progress-box" }, progressBar(run.counts, run.tasks, run.states.running), h("div", {}, verdictText(run.counts))) },
   { key: "duration", title: "Duration", number: true, cell: (run) => h("span", { class: "nowrap" }, duration(run.duration_s)) },
   { key: "submitted", title: "Started", cell: (run) => h("span", { class: "nowrap" }, time(run.submitted_at)) },
 ];
 
+const PAGE = 100;
+const STATES = [
+  ["", "All runs", {}],
+  ["live", "In progress", { state: "live" }],
+  ["finished", "Finished", { state: "finished", outcome: "finished" }],
+  ["cancelled", "Cancelled", { state: "finished", outcome: "cancelled" }],
+  ["abandoned", "Abandoned", { state: "finished", outcome: "abandoned" }],
+];
+
 export function runsPage(filter) {
-  const text = h("input", { type: "search", placeholder: "Part of the command or owner", "aria-label": "Filter runs", value: filter.get("text") ?? "", oninput: () => change({ text: text.value }) });
+  const state = h("select", { "aria-label": "Which runs", onchange: () => change({ state: state.value }) }, STATES.map(([value, title]) => h("option", { value, selected: value === (filter.get("state") ?? "") }, title)));
+  const text = h("input", { type: "search", placeholder: "Command or owner", "aria-label": "Filter runs", value: filter.get("text") ?? "", oninput: () => change({ text: text.value }) });
   const table = makeTable(COLUMNS, {
     caption: "Runs",
     rowKey: (run) => run.run_id,
-    empty: emptyState("No runs", "Runs appear here when they are submitted:", h("code", {}, `pytest --fleet ${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`)),
+    empty: emptyState("No such run", "Without a filter: runs appear here when they are submitted:", h("code", {}, `pytest --fleet ${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`)),
   });
   const holder = h("div", {}, table.element);
-  const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Runs"), h("div", { class: "filters actions" }, text)), h("section", { class: "panel" }, holder));
+  const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Runs"), h("div", { class: "filters actions" }, text, state)), h("section", { class: "panel" }, holder));
   let pages = [];
 
   function change(changes) {
     setFilter(changes);
+    pages = [];
     list.again();
   }
 
+  function query() {
+    const [, , wanted] = STATES.find(([value]) => value === state.value) ?? STATES[0];
+    return { text: text.value.trim(), limit: PAGE, ...wanted };
+  }
+
   async function load(signal) {
-    const first = await get("/runs", { limit: 100 }, signal);
-    pages = [first];
-    return first;
+    const asked = query();
+    return [asked, await get("/runs", asked, signal)];
   }
 
   async function more() {
     const last = pages.at(-1);
     if (!last?.next_cursor) return;
-    const page = await get("/runs", { limit: 100, cursor: last.next_cursor }).catch(() => null);
+    const page = await get("/runs", { ...query(), cursor: last.next_cursor }).catch(() => null);
     if (!page || pages.at(-1) !== last) return;
     pages.push(page);
-    show();
+    draw();
   }
 
-  function show() {
-    const wanted = text.value.trim().toLowerCase();
-    const rows = pages.flatMap((page) => page.items).filter((run) => !wanted || `${run.title} ${run.owner} ${run.run_id}`.toLowerCase().includes(wanted));
+  function show([asked, first]) {
+    if (JSON.stringify(asked) !== JSON.stringify(query())) return;
+    // Later pages stay where they are: a run that is new at the top pushes nothing out of view.
+    const known = new Set(first.items.map((run) => run.run_id));
+    const pushedOut = pages.length > 1 ? pages[0].items.filter((run) => !known.has(run.run_id)) : [];
+    pages = pages.length > 1 ? [{ items: [...first.items, ...pushedOut], next_cursor: pages[0].next_cursor }, ...pages.slice(1)] : [first];
+    draw();
+  }
+
+  function draw() {
     if (!table.element.isConnected) replace(holder, table.element);
-    table.show(rows, { loadMore: pages.at(-1)?.next_cursor ? more : null });
+    table.show(pages.flatMap((page) => page.items), { loadMore: pages.at(-1)?.next_cursor ? more : null });
   }
 
   const list = refreshing(load, { topics: ["runs"], pause_s: 2, shown: show, failed: (error) => showError(holder, error) });

@@ -3,7 +3,7 @@
 import { get, path } from "../api.js";
 import { attemptView } from "../components/attempt.js";
 import { commandLine, panel, showError, storyView } from "../components/panel.js";
-import { h, replace } from "../dom.js";
+import { h, replace, setText } from "../dom.js";
 import { badge, count, duration } from "../format.js";
 import { refreshing } from "../live.js";
 import { href } from "../place.js";
@@ -16,18 +16,21 @@ export function taskPage(runId, taskId) {
     h("div", { class: "page-head" }, h("div", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " / ", h("a", { class: "mono", href: href("runs", runId) }, runId.slice(0, 12))), h("h1", { class: "mono" }, taskId)),
     body,
   );
+  const took = h("span", {});
   let mark = "";
 
   function show(task) {
-    const next = JSON.stringify(task);
+    // How long it has been running goes on; all else is drawn only when it changes, so that focus and selection stay.
+    setText(took, duration(task.duration_s));
+    const next = JSON.stringify({ ...task, duration_s: task.verdict ? task.duration_s : null });
     if (next === mark) return;
     mark = next;
     const facts = [
       ["State", badge(task.verdict ?? task.state)],
-      ["Why", task.why],
+      task.verdict ? ["Reason", task.reason] : ["Why", task.why],
       ["Needs", task.requirements],
       ["Expected", task.expected_s === null ? "not known yet" : duration(task.expected_s)],
-      ["Took", task.duration_s === null ? null : duration(task.duration_s)],
+      [task.verdict ? "Took" : "Runs for", task.duration_s === null ? null : took],
       ["Timeout", task.timeout_s === null ? null : duration(task.timeout_s)],
       ["Retries", task.retries ? count(task.retries) : null],
       ["Depends on", task.depends_on.length ? task.depends_on.map((name) => h("div", {}, h("a", { class: "mono", href: href("runs", runId, "tasks", name) }, name))) : null],
@@ -35,9 +38,9 @@ export function taskPage(runId, taskId) {
     ];
     replace(
       body,
-      panel("Where it is", {}, h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
+      panel(task.verdict ? "How it ended" : "Where it is", {}, h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
       panel("Run it alone", {}, commandLine(task.reproduce)),
-      task.attempt_list.length ? [...task.attempt_list].reverse().map((attempt) => panel(`Attempt ${attempt.attempt}`, {}, attemptView(attempt))) : null,
+      task.attempt_list.length ? [...task.attempt_list].reverse().map((attempt) => panel(`Attempt ${attempt.attempt}`, {}, attemptView(attempt, { isTitled: true }))) : null,
       task.scores.length ? panel("Workers that could run it", { isFlush: true }, scores(task.scores)) : null,
       task.story.length ? panel("What happened to it", {}, storyView(task.story)) : null,
     );
@@ -45,7 +48,7 @@ export function taskPage(runId, taskId) {
 
   /** Each part is in (0, 1]; the total is their product. */
   function scores(rows) {
-    const parts = [["total", "Total"], ["fit", "Fit"], ["free", "Free"], ["speed", "Speed"], ["reliability", "Reliability"], ["locality", "Locality"]];
+    const parts = [["total", "Total"], ["fit", "Fit"], ["free", "Free"], ["speed", "Speed"], ["reliability", "Reliability"], ["locality", "Locality"], ["preference", "Preference"]];
     return h(
       "div",
       { class: "table-wrap" },

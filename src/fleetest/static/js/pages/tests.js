@@ -1,37 +1,46 @@
 // Tests over time: which are flaky, which are slow, and how each does on each machine.
 
-import { get, getAll } from "../api.js";
+import { get } from "../api.js";
+import { capabilityChoice } from "../components/capability_choice.js";
 import { panel, showError } from "../components/panel.js";
 import { emptyState, makeTable } from "../components/table.js";
 import { matrixView } from "../components/matrix.js";
-import { h, replace } from "../dom.js";
+import { h, replace, setText } from "../dom.js";
 import { badge, count, duration, percent, time, tone } from "../format.js";
 import { refreshing } from "../live.js";
 import { href, setFilter } from "../place.js";
 
-const VIEWS = [["flaky", "Flaky"], ["slow", "Slowest"], ["all", "Find a test"], ["matrix", "By hardware"]];
+const VIEWS = [["flaky", "Flaky"], ["slow", "Slowest"], ["all", "All tests"], ["matrix", "By hardware"]];
+
+const MATRIX_ROWS = 200;
+const ABOUT = {
+  flaky: "Tests that both passed and failed. Both verdicts within one run are the proof: the code was the same. Then comes how often a verdict differed from the one before.",
+  slow: "By the median of the executions that passed, over all runs of the history.",
+  all: "Every test that was ever executed, by name.",
+  matrix: "The badge is the last verdict there; below it how many executions passed, and their median duration. Tests with most failures come first.",
+};
 
 const nameCell = (test) => h("a", { class: "mono", href: href("tests", test.task_id) }, test.task_id);
 
-/** The last verdicts as a strip of marks, oldest first, with the same in words. */
-export function strip(verdicts) {
-  return h("div", { class: "strip", role: "img", "aria-label": verdicts.map((name) => name.replace("_", " ")).join(", ") }, verdicts.map((name) => h("span", { class: tone(name), title: name })));
+/** The last verdicts as a strip of marks, oldest first, with the same in words; `titles` are what each mark says. */
+export function strip(verdicts, titles = verdicts) {
+  return h("div", { class: "strip", role: "img", "aria-label": verdicts.map((name) => name.replace("_", " ")).join(", ") }, verdicts.map((name, index) => h("span", { class: tone(name), title: titles[index] })));
 }
 
 const FLAKY = [
   { key: "name", title: "Test", class: "name", cell: nameCell },
-  { key: "score", title: "Changes", number: true, cell: (test) => percent(test.score) },
-  { key: "same", title: "Both verdicts in one run", number: true, cell: (test) => count(test.same_code) },
-  { key: "failed", title: "Failed", number: true, cell: (test) => `${count(test.failed)} / ${count(test.attempts)}` },
+  { key: "same", title: "Same code, both verdicts", number: true, cell: (test) => `${count(test.same_code)} of ${count(test.runs)} runs` },
+  { key: "score", title: "Verdict changed", number: true, cell: (test) => percent(test.score) },
+  { key: "failed", title: "Failed", number: true, cell: (test) => `${count(test.failed)} of ${count(test.attempts)}` },
   { key: "strip", title: "Last verdicts", cell: (test) => strip(test.verdicts) },
   { key: "last", title: "Last failure", cell: (test) => h("span", { class: "nowrap" }, time(test.last_failed_at)) },
 ];
 const SLOW = [
   { key: "name", title: "Test", class: "name", cell: nameCell },
   { key: "median", title: "Median", number: true, cell: (test) => duration(test.median_s) },
-  { key: "p95", title: "95 %", number: true, cell: (test) => duration(test.p95_s) },
+  { key: "p95", title: "95 % take at most", number: true, cell: (test) => duration(test.p95_s) },
   { key: "max", title: "Longest", number: true, cell: (test) => duration(test.max_s) },
-  { key: "total", title: "All together", number: true, cell: (test) => duration(test.total_s) },
+  { key: "total", title: "In sum", number: true, cell: (test) => duration(test.total_s) },
   { key: "attempts", title: "Executions", number: true, cell: (test) => count(test.attempts) },
 ];
 const ALL = [
@@ -45,9 +54,10 @@ const ALL = [
 export function testsPage(filter) {
   const tabs = h("div", { class: "filters", role: "group", "aria-label": "View" });
   const text = h("input", { type: "search", placeholder: "Part of the test's name", "aria-label": "Filter tests", value: filter.get("text") ?? "", oninput: change });
-  const by = h("select", { "aria-label": "Columns of the matrix", onchange: change }, ["worker", ...(filter.get("by") ? [filter.get("by")] : [])].map((name) => h("option", { value: name, selected: name === filter.get("by") }, name)));
+  const by = capabilityChoice({ label: "Columns of the matrix", chosen: filter.get("by") ?? "worker", onchange: change });
+  const about = h("p", { class: "muted" });
   const body = h("div", {});
-  const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Tests"), h("div", { class: "filters actions" }, text, by)), tabs, body);
+  const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Tests"), h("div", { class: "filters actions" }, text, by)), h("div", { class: "tabbed" }, tabs, about), body);
   let view = filter.get("view") ?? "flaky";
   const nothing = () => emptyState("Nothing recorded yet", "The history fills with every run. Come back after the first one.");
   const tables = { flaky: table(FLAKY, "Flaky tests"), slow: table(SLOW, "Slowest tests"), all: table(ALL, "Tests") };
@@ -56,17 +66,10 @@ export function testsPage(filter) {
     return makeTable(columns, { caption, rowKey: (test) => test.task_id, empty: caption === "Flaky tests" ? emptyState("No flaky test is known", "A test is listed here when the same test both passed and failed.") : nothing() });
   }
 
-  /** What machines of the fleet are told apart by; the one of the link stays, even if nobody has it now. */
-  async function offerCapabilities() {
-    const workers = await getAll("/workers").catch(() => []);
-    const names = new Set(workers.flatMap((worker) => Object.keys(worker.attributes)));
-    const known = new Set([...by.options].map((option) => option.value));
-    by.append(...[...names].filter((name) => !known.has(name)).sort().map((name) => h("option", { value: name }, name)));
-  }
-
   function drawTabs() {
     replace(tabs, VIEWS.map(([name, title]) => h("button", { type: "button", "aria-pressed": String(view === name), class: view === name ? "primary" : null, onclick: () => choose(name) }, title)));
     by.hidden = view !== "matrix";
+    setText(about, ABOUT[view]);
   }
 
   function choose(name) {
@@ -83,7 +86,7 @@ export function testsPage(filter) {
   async function fetchView(signal) {
     const wanted = view;
     const query = { text: text.value.trim(), limit: 200 };
-    if (wanted === "matrix") return [wanted, await get("/history/matrix", { by: by.value, text: query.text, limit: 200 }, signal)];
+    if (wanted === "matrix") return [wanted, await get("/history/matrix", { by: by.value, text: query.text, limit: MATRIX_ROWS }, signal)];
     const where = { flaky: "/history/flakiest", slow: "/history/slowest", all: "/history/tests" }[wanted];
     return [wanted, await get(where, query, signal)];
   }
@@ -91,7 +94,7 @@ export function testsPage(filter) {
   function show([shown, answer]) {
     if (shown !== view) return;
     if (shown === "matrix") {
-      replace(body, panel(`Test by ${answer.by}`, { isFlush: true }, answer.rows.length ? matrixView(answer, (name) => href("tests", name)) : nothing()));
+      replace(body, panel(`Test by ${answer.by}`, { isFlush: true, end: answer.rows.length === MATRIX_ROWS && h("span", { class: "muted" }, `the ${count(MATRIX_ROWS)} with most failures`) }, answer.rows.length ? matrixView(answer, (name) => href("tests", name)) : nothing()));
       return;
     }
     const made = tables[shown];
@@ -101,6 +104,5 @@ export function testsPage(filter) {
 
   const load = refreshing(fetchView, { pause_s: 0.3, shown: show, failed: (error) => showError(body, error) });
   drawTabs();
-  offerCapabilities();
   return { element, title: "Tests", close: load.close };
 }

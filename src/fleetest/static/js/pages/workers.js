@@ -16,6 +16,7 @@ const SORTS = {
   waiting_s: (worker) => worker.waiting_s,
   load_average: (worker) => worker.load_average ?? -1,
   memory: (worker) => worker.memory_available_bytes ?? -1,
+  speed: (worker) => worker.speed,
 };
 
 export function workersPage(filter) {
@@ -28,10 +29,11 @@ export function workersPage(filter) {
     { key: "used", title: "Slots", number: true, sortable: true, cell: (worker) => `${count(worker.slots_used)} / ${count(worker.slots)}` },
     { key: "running", title: "Runs now", class: "name", cell: runningCell },
     { key: "waiting_s", title: "Work queued", number: true, sortable: true, cell: (worker) => (worker.waiting_s ? duration(worker.waiting_s) : "–") },
-    { key: "load_average", title: "Load", number: true, sortable: true, cell: (worker) => worker.load_average?.toFixed(2) ?? "–" },
+    { key: "speed", title: "Speed", number: true, sortable: true, cell: (worker) => h("span", { title: "Of the typical worker's speed" }, `${worker.speed.toFixed(2)}×`) },
+    { key: "load_average", title: "Load", number: true, sortable: true, cell: loadCell },
     { key: "memory", title: "Memory free", number: true, sortable: true, cell: (worker) => h("span", { class: "nowrap" }, bytes(worker.memory_available_bytes)) },
-    { key: "seen", title: "Heard", cell: (worker) => h("span", { class: "nowrap" }, time(worker.last_seen_at, { relative: true })) },
-    { key: "actions", title: "Do", cell: (worker) => workerActions(worker, { isShort: true }) },
+    { key: "seen", title: "Last heard", cell: (worker) => h("span", { class: "nowrap" }, time(worker.last_seen_at, { relative: true })) },
+    { key: "actions", title: "Actions", cell: (worker) => workerActions(worker, { isShort: true }) },
   ];
   const table = makeTable(columns, {
     caption: "Workers",
@@ -42,6 +44,11 @@ export function workersPage(filter) {
   const holder = h("div", {}, table.element);
   const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Workers"), h("div", { class: "filters actions" }, text, state)), h("section", { class: "panel" }, holder));
   let workers = [];
+
+  function loadCell(worker) {
+    if (worker.load_average === null) return "–";
+    return h("span", { title: worker.resources.cpus ? `Load average, on ${count(worker.resources.cpus)} CPUs` : "Load average" }, worker.load_average.toFixed(2));
+  }
 
   function runningCell(worker) {
     if (!worker.running.length) return h("span", { class: "muted" }, "nothing");

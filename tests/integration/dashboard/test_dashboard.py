@@ -1,28 +1,13 @@
 """The dashboard in a real browser, on a real coordinator with real workers and a real run."""
 
 import json
-import os
 import re
-import shutil
+import urllib.parse
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api")
-
 TIMEOUT_S = 60.0
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-AXE = Path(__file__).with_name("vendor") / "axe.min.js"
 HOSTILE = "<img src=x onerror=alert(1)>"
 SUITE = f"""
 import pathlib
@@ -47,90 +32,6 @@ def test_skipped():
 def test_licence():
     pass
 """
-WATCH = """
-window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective + " " + event.blockedURI));
-"""
-
-
-def chromium_path():
-    named = os.environ.get("FLEETEST_CHROMIUM")
-    found = named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None and os.environ.get("FLEETEST_REQUIRE_BROWSER") == "1":
-        pytest.fail("FLEETEST_REQUIRE_BROWSER=1, and there is no Chromium on this machine")
-    if found is None:
-        pytest.skip("there is no Chromium on this machine (Debian: apt-get install chromium)")
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = chromium_path()
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield started
-        started.close()
-
-
-class Screen:
-    """One browser window that is logged in; it keeps everything that should not have happened."""
-
-    def __init__(self, browser, fleet, theme="light"):
-        self.url = fleet.url.replace("ws://", "http://")
-        self.token = (fleet.directory / "data" / "token").read_text().strip()
-        self.troubles = []
-        self._context = browser.new_context(color_scheme=theme, viewport={"width": 1280, "height": 900})
-        self.page = self._context.new_page()
-        self.page.set_default_timeout(TIMEOUT_S * 1000)
-        self.page.add_init_script(WATCH)
-        self.page.goto(self.url)
-        self.page.fill("#token", self.token)
-        self.page.click("text=Log in >> nth=-1")
-        self.page.wait_for_selector(".page")
-        self.page.wait_for_selector(".link-state:text-is('Live')")
-        # The login page is answered with 401, which a browser counts as an error: watched from here on.
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
-        self.page.on("dialog", self._dialog)
-
-    def _hear(self, message):
-        if message.type in ("error", "warning"):
-            self.troubles.append(f"console: {message.text}")
-
-    def _dialog(self, dialog):
-        self.troubles.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    def show(self, path):
-        self.page.evaluate("path => { location.hash = path; }", path)
-        self.page.wait_for_load_state("networkidle")
-
-    def ask(self, path):
-        request = urllib.request.Request(f"{self.url}/api/v1{path}", headers={"Authorization": f"Bearer {self.token}"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            return json.load(answer)
-
-    def wait(self, text):
-        self.page.wait_for_selector(f"main >> text={text}")
-
-    def all_troubles(self):
-        return self.troubles + self.page.evaluate("window.violations")
-
-    def close(self):
-        self._context.close()
-
-
-@pytest.fixture
-def screen(browser, fleet):
-    made = []
-
-    def make(theme="light"):
-        made.append(Screen(browser, fleet, theme))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 @pytest.fixture
@@ -144,14 +45,10 @@ def ran(fleet):
     return fleet
 
 
-def run_id_of(screen):
-    return screen.ask("/runs")["items"][0]["run_id"]
-
-
 def pages_of(screen):
-    run_id = run_id_of(screen)
+    run_id = screen.run_id()
     failed = screen.ask(f"/runs/{run_id}/tasks?verdict=failed")["items"][0]["task_id"]
-    quoted = urllib.request.quote(failed, safe="")
+    quoted = urllib.parse.quote(failed, safe="")
     return ["/", "/runs", f"/runs/{run_id}", f"/runs/{run_id}/tasks/{quoted}", "/workers", "/workers/box-a", "/tests",
             "/tests?view=slow", "/tests?view=all", "/tests?view=matrix", f"/tests/{quoted}", "/queue", "/alerts", "/nowhere"]  # fmt: skip
 
@@ -164,19 +61,14 @@ def test_every_page_loads_without_errors_and_can_be_used_by_everybody(ran, scree
         shown.show(path)
         shown.page.wait_for_selector("main h1, main .empty")
         assert not shown.page.query_selector("main [role=alert]:has-text('could not be loaded')"), path
-        shown.page.evaluate(AXE.read_text())
-        found = shown.page.evaluate(
-            "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map("
-            "each => ({id: each.id, impact: each.impact, nodes: each.nodes.map(node => node.html.slice(0, 200))})))"
-        )
-        serious = [each for each in found if each["impact"] in ("serious", "critical")]
+        serious = shown.violations_by_axe()
         assert not serious, (path, serious)
     assert shown.all_troubles() == []
 
 
 def test_numbers_agree_with_the_api_and_filters_stay_in_the_link(ran, screen):
     shown = screen()
-    run_id = run_id_of(shown)
+    run_id = shown.run_id()
     told = shown.ask(f"/runs/{run_id}")
     shown.show(f"/runs/{run_id}")
     shown.wait(f"{told['states']['finished']} / {told['tasks']}")
@@ -197,7 +89,7 @@ def test_numbers_agree_with_the_api_and_filters_stay_in_the_link(ran, screen):
 
 def test_a_test_shows_its_failure_as_text_and_how_to_run_it_alone(ran, screen):
     shown = screen()
-    shown.show(f"/runs/{run_id_of(shown)}")
+    shown.show(f"/runs/{shown.run_id()}")
     shown.page.click("details summary >> nth=0")
     shown.wait("not mended")
     assert HOSTILE in shown.page.inner_text("main")
@@ -219,7 +111,7 @@ def test_a_group_of_failures_shows_every_attempt_of_the_test_that_is_chosen(flee
     fleet.worker("box-a")
     fleet.run()
     shown = screen()
-    shown.show(f"/runs/{run_id_of(shown)}")
+    shown.show(f"/runs/{shown.run_id()}")
     shown.page.click("details summary >> nth=0")
     shown.page.wait_for_selector(".evidence >> text=attempt 2")
     assert shown.page.inner_text(".evidence").count("evidence of 0") >= 2
@@ -338,7 +230,7 @@ def test_a_one_use_link_opens_a_session_once(ran, browser, screen):
 def test_a_small_screen_and_the_keyboard_are_enough(ran, screen):
     shown = screen()
     shown.page.set_viewport_size({"width": 360, "height": 740})
-    for path in ("/", "/workers", f"/runs/{run_id_of(shown)}"):
+    for path in ("/", "/workers", f"/runs/{shown.run_id()}"):
         shown.show(path)
         width = shown.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, (path, width)
