@@ -469,3 +469,17 @@ def test_a_scheduler_of_the_users_has_gangs_for_nothing():
             workers = fleet.members(name) if name == "t" else [fleet.worker_of(name)]
             fleet.end(name, **dict.fromkeys(workers, Verdict.PASSED))
     assert set(fleet.verdicts()) == {"x", "t", "y"}
+
+
+def test_a_gang_does_not_wait_for_a_test_that_hangs_while_others_end():
+    fleet = Fleet("abc", limits=Limits(heartbeat_interval_s=math.inf, prefetch_tasks_max=1))
+    fleet.submit(task("hangs", expected_s=1.0), task("x", expected_s=5.0), task("y", expected_s=6.0), run="singles")
+    fleet.start("hangs", "x", "y")
+    fleet.submit(task("t", requirements=GANG), run="gang")
+    fleet.submit(*(task(f"z{n}", expected_s=5.0, group=f"{n}") for n in range(9)), run="stream")
+    fleet.wait(5.0)
+    fleet.finish("x", duration_s=5.0)
+    assert "t" not in fleet.leases
+    fleet.wait(1.0)
+    fleet.finish("y", duration_s=6.0)
+    assert "t" in fleet.leases

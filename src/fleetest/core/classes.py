@@ -14,6 +14,11 @@ def is_same_class(one: Task, other: Task) -> bool:
     return scope is not None and one.suite is other.suite and scope == _class_of(other)
 
 
+def is_in_class(task: Task) -> bool:
+    """True if it is a test of some class."""
+    return _class_of(task) is not None
+
+
 def _class_of(task: Task) -> str | None:
     """The node id without the test's own name, if that is more than its file."""
     name, _, _ = task.task_id.partition("[")

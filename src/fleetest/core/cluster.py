@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fleetest.core.alerts import Alerts
+from fleetest.core.backfill import Backfill
 from fleetest.core.commands import (
     Command,
     GrantLeases,
@@ -122,6 +123,7 @@ class Cluster:
         self.placement = Placement(self.workers)
         self.outbox = Outbox()
         self.gangs = Gangs(self)
+        self.backfill = Backfill(self)
         self.asking: dict[Slot, None] = {}
         """Slots that changed during this event and may have room."""
         self.released_locks: set[str] = set()
@@ -181,6 +183,7 @@ class Cluster:
             self.gangs.add(task for task in tasks if task.requirements.workers > 1)
         if single:
             self.scheduling.add_tasks(single, self.now)
+            self.backfill.add(single)
 
     def dequeue(self, tasks: Sequence[Task]) -> None:
         """They are no longer queued (or are about to be queued again under another class)."""

@@ -40,6 +40,7 @@ class Dispatch:
                 [task for task in self._put_back if task.state is TaskState.QUEUED], cluster.now
             )
             self._put_back = {}
+        self._backfill(touched)
         for slot in touched:
             if slot.worker.worker_id in cluster.workers:
                 self._tell_if_idle(slot)
@@ -60,6 +61,16 @@ class Dispatch:
             for slot in asking:
                 touched[slot] = None
                 self._hungry.put(slot, self._room(slot))
+
+    def _backfill(self, touched: dict[Slot, None]) -> None:
+        """Let short tests use the slots that are kept for a gang while it waits for others."""
+        cluster = self._cluster
+        for slot, spare_s in cluster.gangs.spare():
+            task = cluster.backfill.find(slot, spare_s)
+            if task is not None:
+                cluster.scheduling.discard_tasks([task])
+                self._attempts.grant(slot, task).is_backfill = True
+                touched[slot] = None
 
     def empty_slots(self) -> list[Slot]:
         """Slots of workers that accept work which have no lease."""

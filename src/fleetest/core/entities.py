@@ -304,6 +304,8 @@ class LiveLease:
     is_started: bool = False
     is_revoked: bool = False
     """It has been asked back."""
+    is_backfill: bool = False
+    """It makes use of a slot that is kept for a gang."""
     kill_reason: str = ""
     """Why it has been told to end."""
 

@@ -9,10 +9,10 @@ longer.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from fleetest.core.entities import Gathering, Slot, Task, TaskClass, Worker
+from fleetest.core.entities import Gathering, Readiness, Slot, Task, TaskClass, Worker
 from fleetest.core.model import Instant
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 LOOK_S = 0.2
 """While a gang waits and slots are idle, who gathers is thought over at most this often."""
 LOOK_AGAIN_S = 1.0
-"""And at least this often while a gang leaves its workers to other work."""
+"""And at least this often while a gang leaves its workers to other work, or waits for a test that may take longer."""
 STAY_S = 1.0
 """A slot that is gathered is kept unless another one is expected to be free so much sooner."""
+SPARE_MAX_S = 15.0
+"""Nobody knows for longer what becomes of a kept slot: its gang may take others, and another gang may want it."""
 Grant: TypeAlias = Callable[[Task, Sequence[Slot]], None]
 
 
@@ -54,6 +56,7 @@ class Gangs:
         self._is_stale = True
         if not self._waiting:
             self._claim_locks(set())
+            self._cluster.backfill.forget()
 
     def look_again(self) -> None:
         """Something that a gang may wait for has changed."""
@@ -134,6 +137,8 @@ class Gangs:
                 self._cluster.placement.claimed_locks.difference_update(task.requirements.locks)
                 grant(task, gathering.slots)
                 self._is_stale = True
+                if not self._waiting:
+                    self._cluster.backfill.forget()
 
     def _is_complete(self, gathering: Gathering) -> bool:
         task, placement = gathering.task, self._cluster.placement
@@ -185,8 +190,9 @@ class Gangs:
             if not any(name in placement.locks for name in wanted):
                 chosen[task] = self._choose(task, free)
                 taken.update(slot.worker for slot in chosen[task])
-        if is_deferred and ("gangs",) not in cluster.deadlines:
-            # What is before it may be unable to run: then nothing else would bring us here again.
+        if (is_deferred or chosen) and ("gangs",) not in cluster.deadlines:
+            # What is before it may be unable to run, or what it waits for take longer than others: then nothing else
+            # would bring us here again.
             cluster.deadlines.set(("gangs",), cluster.now + LOOK_AGAIN_S)
         self._claim_locks(locks)
         for task, gathering in list(self._gathering.items()):
@@ -228,7 +234,8 @@ class Gangs:
             is_own = own is not None and worker.gathering is own
             slot = min(worker.slots, key=lambda slot: _free_in_s(slot, now))
             if is_own and own is not None:
-                slot = next((kept for kept in own.slots if kept.worker is worker), slot)
+                kept = next((kept for kept in own.slots if kept.worker is worker), slot)
+                slot = kept if _free_in_s(kept, now) <= _free_in_s(slot, now) + STAY_S else slot
             wait_s = _free_in_s(slot, now)
             if task.requirements.alone:
                 wait_s = max(_free_in_s(other, now) for other in worker.slots)
@@ -241,6 +248,35 @@ class Gangs:
             best.append((rank, slot))
         slots = [slot for _, slot in heapq.nsmallest(task.requirements.workers, best, key=lambda entry: entry[0])]
         return sorted(slots, key=lambda slot: slot.worker.order)
+
+    def spare(self) -> Iterator[tuple[Slot, float]]:
+        """Empty slots that are kept, and for how many seconds their gang cannot start whichever workers it takes.
+
+        A test that uses a spare slot makes nothing else spare, and nothing is for a gang that has waited long: else one
+        after the other might keep it waiting.
+        """
+        now = self._cluster.now
+        for task, gathering in list(self._gathering.items()):
+            empty = [slot for member in gathering.slots for slot in self._held(gathering, member) if not slot.leases]
+            left_s = self._waiting[task] + self._cluster.limits.ageing_s - now
+            if empty and left_s > 0.0:
+                spare_s = min(left_s, self._cannot_start_s(gathering), SPARE_MAX_S)
+                if spare_s > 0.0:
+                    yield from ((slot, spare_s) for slot in empty)
+
+    def _cannot_start_s(self, gathering: Gathering) -> float:
+        """Until so many workers as it needs are expected to be free, its own or others."""
+        task, now = gathering.task, self._cluster.now
+        if any(readiness.state is Readiness.PREPARING for readiness in task.suite.workers.values()):
+            return 0.0
+        first_or_last = max if task.requirements.alone else min
+        free_in_s = [
+            first_or_last(_busy_s(slot, now) for slot in worker.slots)
+            for worker in self.serving(task.task_class)
+            if worker.gathering is None or worker.gathering is gathering
+        ]
+        size = task.requirements.workers
+        return heapq.nsmallest(size, free_in_s)[-1] if len(free_in_s) >= size else 0.0
 
     # Holding ---------------------------------------------------------------------------------------------------------
 
@@ -277,6 +313,13 @@ def _free_in_s(slot: Slot, now: Instant) -> float:
         return 0.0
     elapsed_s = now - slot.head_since
     return slot.queued_s - elapsed_s if slot.queued_s > elapsed_s else elapsed_s
+
+
+def _busy_s(slot: Slot, now: Instant) -> float:
+    """At least so long, by expectation; 0 if what runs there is overdue, or itself only uses a spare slot."""
+    if not slot.leases or any(live.is_backfill for live in slot.leases.values()):
+        return 0.0
+    return max(0.0, slot.queued_s - (now - slot.head_since))
 
 
 def _is_idle(slot: Slot) -> bool:

@@ -31,6 +31,8 @@ def check_schedule(cluster: Cluster, emitted: Iterable[commands.Command]) -> Non
     queued = [task for run in cluster.runs.values() for task in run.tasks.values() if task.state is TaskState.QUEUED]
     for live in granted:
         _check_grant(cluster, live)
+        if live.is_backfill:
+            _check_backfill(cluster, live)
     _check_shared(cluster)
     _check_work_conserving(cluster, queued)
     _check_priorities(cluster, granted, queued)
@@ -60,6 +62,22 @@ def _check_grant(cluster: Cluster, live: LiveLease) -> None:
         assert prerequisite is not None, f"{task} was granted before {name}, which nobody knows"
         assert prerequisite.verdict is not None, f"{task} was granted before {name} has its verdict"
         assert prerequisite.verdict.is_success, f"{task} was granted although {name} failed"
+
+
+def _check_backfill(cluster: Cluster, live: LiveLease) -> None:
+    """It is expected to end before some test that its slot's gang waits for anyway."""
+    gathering = live.slot.worker.gathering
+    assert gathering is not None, f"{live.task} fills a slot that is kept for nobody"
+    assert live.task.spec.expected_s is not None, f"{live.task} fills a slot for nobody knows how long"
+    slots = [slot for member in gathering.slots for slot in member.worker.slots]
+    ends = [
+        other.slot.head_since + other.slot.queued_s
+        for slot in slots
+        for other in slot.leases.values()
+        if not other.is_backfill
+    ]
+    ends_at = cluster.now + live.predicted_s
+    assert any(ends_at <= end for end in ends), f"{live.task} fills a slot and makes {gathering.task} wait"
 
 
 def _check_shared(cluster: Cluster) -> None:
@@ -153,7 +171,7 @@ def _check_priorities(cluster: Cluster, granted: list[LiveLease], queued: list[T
     if cluster.now >= cluster.limits.ageing_s:
         return
     for live in granted:
-        if live.task.requirements.workers > 1 or len(live.task.live_leases) > 1:
+        if live.task.requirements.workers > 1 or len(live.task.live_leases) > 1 or live.is_backfill:
             continue
         for task in _overtaken(live, queued):
             assert not _could_start(cluster, task, live.slot.worker), (
