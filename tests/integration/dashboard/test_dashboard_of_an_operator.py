@@ -185,6 +185,34 @@ def test_what_is_focused_stays_while_the_numbers_change(ran, screen):
     assert "box-gone" in shown.page.evaluate(FOCUSED)
 
 
+def test_a_group_of_the_queue_stays_as_it_is_while_its_numbers_change(fleet, screen):
+    fleet.worker("box-a")
+    shown = screen()
+
+    def submit(title, *commands):
+        listed = [{"name": f"{title}-{number}", "argv": list(argv)} for number, argv in enumerate(commands)]
+        shown.do("/runs", {"title": title, "suites": [{"kind": "commands", "commands": listed}]})
+
+    submit("long", ["sleep", "600"])
+    shown.page.wait_for_selector(".tile:has-text('Running') .value:text-is('1')")
+    submit("short", *[["true"]] * 40)
+    shown.show("/queue")
+    summary = shown.page.wait_for_selector("summary:has-text('others wait')")
+    before = summary.inner_text()
+    summary.press("Enter")
+    shown.page.wait_for_selector("details:has(summary:has-text('others wait')):not([open])")
+    submit("more", *[["true"]] * 40)
+    shown.page.wait_for_function("before => document.querySelector('summary').innerText !== before", arg=before)
+    assert shown.page.evaluate("document.activeElement.localName") == "summary"
+    assert not shown.page.query_selector("details[open]")
+    for run in shown.ask("/runs?state=live")["items"]:
+        shown.do(f"/runs/{run['run_id']}/cancel", {"kill": True})
+    shown.page.wait_for_selector("main >> text=Nothing waits")
+    shown.show("/runs?state=live")
+    shown.page.wait_for_selector("main .empty >> visible=true")
+    assert shown.all_troubles() == []
+
+
 def test_an_alert_is_open_then_acknowledged_then_cleared(ran, screen):
     shown = screen()
     wait_until_lost(shown)

@@ -10,6 +10,16 @@ import { href } from "../place.js";
 
 const OPENED = 3;
 
+/** A reason stays the same one while the numbers in it change. */
+function named(groups) {
+  const seen = new Map();
+  return groups.map((group) => {
+    const words = group.reason.replace(/\d+/g, "#");
+    seen.set(words, (seen.get(words) ?? 0) + 1);
+    return { ...group, key: `${words} ${seen.get(words)}` };
+  });
+}
+
 export function queuePage() {
   let isFew = false;
   const tiles = makeTiles();
@@ -27,17 +37,17 @@ export function queuePage() {
     if (!list.isConnected) replace(groups, list, nothing);
     isFew = queue.groups.length <= OPENED;
     renew(nothing, !queue.groups.length && emptyState("Nothing waits", "Every submitted test runs or has its verdict. Tests that cannot start yet are listed here by the reason."));
-    keyed(list, queue.groups, (each) => each.reason, group, (details, each) => details.update(each));
+    keyed(list, named(queue.groups), (each) => each.key, group, (details, each) => details.update(each));
   }
 
   /** Stays as it is, open or not, while its numbers change. */
-  function group({ reason }) {
+  function group() {
     const [number, body] = [h("strong", { class: "number" }), h("div", { class: "body" })];
     const what = h("span", {});
     const details = h("details", { open: isFew }, h("summary", {}, number, what), body);
     details.update = (each) => {
       setText(number, count(each.count));
-      setText(what, ` ${each.count === 1 ? "test" : "tests"}: ${reason}`);
+      setText(what, ` ${each.count === 1 ? "test" : "tests"}: ${each.reason}`);
       renew(
         body,
         h("p", { class: "muted" }, each.examples.length < each.count ? `The first ${each.examples.length}:` : "All of them:"),

@@ -25,7 +25,7 @@ export function workersPage(filter) {
   let sort = filter.get("sort") ?? "worker_id";
   const columns = [
     { key: "state", title: "State", cell: (worker) => h("span", { title: worker.reason || null }, badge(worker.state)) },
-    { key: "worker_id", title: "Worker", sortable: true, class: "name", cell: (worker) => h("div", {}, h("a", { href: href("workers", worker.worker_id) }, worker.worker_id), h("div", { class: "muted" }, worker.host)) },
+    { key: "worker_id", title: "Worker", sortable: true, class: "name short", cell: (worker) => h("div", {}, h("a", { href: href("workers", worker.worker_id) }, worker.worker_id), h("div", { class: "muted" }, worker.host)) },
     { key: "used", title: "Slots", number: true, sortable: true, cell: (worker) => `${count(worker.slots_used)} / ${count(worker.slots)}` },
     { key: "running", title: "Runs now", class: "name", cell: runningCell },
     { key: "waiting_s", title: "Work queued", number: true, sortable: true, cell: (worker) => (worker.waiting_s ? duration(worker.waiting_s) : "–") },
