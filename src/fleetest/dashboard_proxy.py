@@ -185,6 +185,7 @@ class DashboardProxy:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise self._absent(error) from None
         try:
+            here.headers.update(HEADERS)
             await here.prepare(request)
             self._listeners.add(here)
             await self._pump(there, here)

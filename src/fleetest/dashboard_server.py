@@ -9,9 +9,9 @@ from typing import Protocol
 
 from aiohttp import hdrs, web
 
-from fleetest.api.http import Dispatcher, raw_path
+from fleetest.api.http import Dispatcher
 from fleetest.api.route import Call, Public, Route, RouteTable
-from fleetest.transport.gate import Pass
+from fleetest.transport.gate import Pass, raw_path
 from fleetest.transport.identity import Role
 from fleetest.transport.problems import Problem
 from fleetest.transport.server import token_needed

@@ -24,12 +24,15 @@ from fleetest.api.context import Context
 from fleetest.core import commands, events
 from fleetest.core.alerts import Alert
 from fleetest.core.model import RunId
-from fleetest.transport.identity import Identity
+from fleetest.transport.gate import Pass
 from fleetest.transport.problems import Problem
+from fleetest.transport.server import HEADERS, REVOKED
 
 TICK_S = 0.25
 BUDGET = 0.01
 """Part of a processor for finding out what changed."""
+LOOKED_AFTER_EVERY_S = 1.0
+"""Clients, at least: are their tokens still good, do they read?"""
 SLOW_TICKS = 4
 """The fleet and its workers are looked at every so many ticks."""
 QUEUE_MAX = 256
@@ -49,7 +52,7 @@ _log = logging.getLogger("fleetest.api")
 class _Client:
     socket: web.WebSocketResponse[Any]
     transport: asyncio.Transport | None
-    identity: Identity
+    passed: Pass
     run_id: RunId | None
     queue: deque[str] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,7 +97,7 @@ class EventHub:
     def client_count(self) -> int:
         return len(self._clients)
 
-    async def serve(self, request: web.BaseRequest, identity: Identity, run_id: RunId | None) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest, passed: Pass, run_id: RunId | None) -> web.StreamResponse:
         """Raises Problem 426, 503."""
         if len(self._clients) >= CLIENTS_MAX:
             raise Problem(503, "too_many_listeners", f"{CLIENTS_MAX} listen already: close one", {"Retry-After": "30"})
@@ -103,9 +106,10 @@ class EventHub:
         )
         if not opened.can_prepare(request):
             raise Problem(426, "websocket_needed", "a WebSocket is spoken here", {"Upgrade": "websocket"})
+        opened.headers.update(HEADERS)
         await opened.prepare(request)
         _bound_send_buffer(request.transport)
-        client = _Client(opened, request.transport, identity, run_id)
+        client = _Client(opened, request.transport, passed, run_id)
         if not self._clients:
             self._take_stock()
         self._clients.add(client)
@@ -142,7 +146,6 @@ class EventHub:
             delta.workers, delta.workers_gone = self._changed_workers()
             delta.alerts = self._changed_alerts()
             delta.fleet = self._numbers()
-            self._look_after_clients()
         if is_slow or runs:
             self._seq += 1
             self._send(frames.encode(delta), lambda client: True)
@@ -276,7 +279,7 @@ class EventHub:
     async def _keep_ticking(self) -> None:
         pause_s = TICK_S
         while True:
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
             if not self._clients:
                 return
             began = time.thread_time()
@@ -285,6 +288,14 @@ class EventHub:
             except Exception:
                 _log.exception("live events could not be told")
             pause_s = max(TICK_S, (time.thread_time() - began) / BUDGET)
+
+    async def _pause(self, pause_s: float) -> None:
+        """However long it is, who may not listen any more is cut off meanwhile."""
+        while pause_s > 0.0:
+            part_s = min(pause_s, LOOKED_AFTER_EVERY_S)
+            await asyncio.sleep(part_s)
+            pause_s -= part_s
+            self._look_after_clients()
 
     def _send(self, frame: str, is_wanted: Callable[[_Client], bool]) -> None:
         for client in self._clients:
@@ -298,10 +309,11 @@ class EventHub:
             client.put(self._snapshot())
 
     def _look_after_clients(self) -> None:
-        now, credentials = self._context.fleet.now(), self._context.credentials
+        now, gate = self._context.fleet.now(), self._context.gate
+        assert gate is not None, "the API is mounted before it is asked"
         for client in list(self._clients):
-            if not credentials.is_valid(client.identity):
-                self._close_soon(client, CLOSED_POLICY, b"its token was revoked or has expired")
+            if not gate.is_good(client.passed):
+                self._close_soon(client, CLOSED_POLICY, REVOKED.encode())
             elif client.sending_since is not None and now - client.sending_since > STALLED_S:
                 self.dropped_total += 1
                 self._close_soon(client, CLOSED_TRY_AGAIN_LATER, b"it did not read what was sent to it")

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from fleetest.api.route import Call, Public, Route, RouteTable
-from fleetest.transport.gate import Pass
+from fleetest.transport.gate import Pass, raw_path
 from fleetest.transport.problems import Problem
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -63,11 +63,6 @@ def grant(route: Route, passed: Pass) -> None:
         raise Problem(403, "role_not_allowed", detail)
 
 
-def raw_path(request: web.BaseRequest) -> str:
-    """As it was sent, still percent-encoded, without the query."""
-    return request.raw_path.partition("?")[0].partition("#")[0]
-
-
 def _query(request: web.BaseRequest, route: Route) -> Any:
     given: dict[str, str] = {}
     for name, value in request.rel_url.query.items():
@@ -97,7 +92,8 @@ async def _body(request: web.BaseRequest, route: Route) -> tuple[Any, bytes]:
 
 async def _read(request: web.BaseRequest, limit_bytes: int) -> bytes:
     too_big = Problem(413, "body_too_big", f"the body is larger than {limit_bytes} bytes")
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+    encodings = (request.headers.get(hdrs.CONTENT_ENCODING, ""), request.headers.get(hdrs.TRANSFER_ENCODING, ""))
+    if encodings[0].lower() not in ("", "identity") or encodings[1].lower() not in ("", "chunked"):
         raise Problem(415, "encoding_not_allowed", "send the body without compression")
     if request.content_length is not None and request.content_length > limit_bytes:
         raise too_big

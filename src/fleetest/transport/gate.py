@@ -25,8 +25,8 @@ class Pass:
     """What the gate found out about a request. ``identity`` None: nobody showed anything."""
 
     identity: Identity | None
-    is_browser: bool = False
-    """By cookie: what changes something must come from our own pages."""
+    session: str = ""
+    """Which browser session: it came by cookie, so that what changes something must come from our own pages."""
     has_own_origin: bool = False
 
 
@@ -70,6 +70,9 @@ class Gate:
 
     def check(self, request: web.BaseRequest) -> Pass:
         """Raises Problem: 400, 403 (host, origin), 401 (a token that is wrong), 429 (too many of them)."""
+        if not request.raw_path.startswith("/"):
+            # http://other/path and the like name a second host beside the Host header.
+            raise Problem(400, "bad_target", "the request line must name a path of this server, from its / on")
         hosts = request.headers.getall(hdrs.HOST, [])
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             raise Problem(403, "host_not_allowed", "this name is not allowed here: use another, or see --public-host")
@@ -83,9 +86,30 @@ class Gate:
             raise Problem(400, "two_credentials", "more than one Authorization header: send one")
         if credentials:
             return Pass(self._bearer(credentials[0], request.remote or ""), has_own_origin=bool(origins))
-        cookie = request.cookies.get(self.cookie_name)
-        identity = self._sessions.identify(cookie) if cookie else None
-        return Pass(identity, is_browser=identity is not None, has_own_origin=bool(origins))
+        session = self.session_of(request)
+        identity = self._sessions.identify(session) if session else None
+        return Pass(identity, session=session if identity is not None else "", has_own_origin=bool(origins))
+
+    def session_of(self, request: web.BaseRequest) -> str:
+        """The value of our cookie; empty without one. Raises Problem 400 for two that differ.
+
+        Every other server on this host can add one to the browser's: which of them is ours cannot be known.
+        """
+        pairs = (
+            part.strip().partition("=") for line in request.headers.getall(hdrs.COOKIE, []) for part in line.split(";")
+        )
+        values = {value for name, _, value in pairs if name == self.cookie_name}
+        if len(values) > 1:
+            raise Problem(400, "two_credentials", f"more than one cookie {self.cookie_name}: delete them, log in again")
+        return values.pop() if values else ""
+
+    def is_good(self, passed: Pass) -> bool:
+        """Whether what passed once would pass now: its token is good, its browser session was not ended."""
+        return (
+            passed.identity is not None
+            and self._credentials.is_valid(passed.identity)
+            and (not passed.session or self._sessions.identify(passed.session) is not None)
+        )
 
     def identify(self, secret: str, address: str) -> Identity:
         """Raises Problem for a secret that is nobody's, and counts it."""
@@ -130,16 +154,25 @@ class Gate:
 def check_unsafe(request: web.BaseRequest, passed: Pass) -> None:
     """What changes something, or speaks over a WebSocket: a browser must say that our own page asks.
 
-    Raises Problem: 403 without an Origin, 415 for a body that is no JSON (only a page of ours can send that).
+    Raises Problem: 403 without an Origin, 415 for a body that is no JSON (only a page of ours can send that), 400 for
+    an upgrade with a body, which could be taken for frames.
     """
+    is_safe = request.method in SAFE_METHODS
     is_upgrade = request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
-    if request.method in SAFE_METHODS and not is_upgrade:
+    if is_safe and not is_upgrade:
         return
-    if passed.is_browser and not passed.has_own_origin:
+    if passed.session and not passed.has_own_origin:
         raise Problem(403, "origin_needed", "a browser must send the Origin of the coordinator's own pages")
+    if is_upgrade and (hdrs.CONTENT_LENGTH in request.headers or hdrs.TRANSFER_ENCODING in request.headers):
+        raise Problem(400, "no_body_expected", "a WebSocket begins without a body")
     content_types = request.headers.getall(hdrs.CONTENT_TYPE, [])
-    if not is_upgrade and (request.body_exists or content_types) and not _is_json(content_types):
+    if not is_safe and (request.body_exists or content_types) and not _is_json(content_types):
         raise Problem(415, "json_needed", "send the body as Content-Type: application/json")
+
+
+def raw_path(request: web.BaseRequest) -> str:
+    """As it was sent, still percent-encoded, without the query."""
+    return request.raw_path.partition("?")[0].partition("#")[0]
 
 
 def _is_json(content_types: list[str]) -> bool:

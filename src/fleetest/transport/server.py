@@ -23,7 +23,7 @@ from aiohttp.web_protocol import RequestHandler
 from fleetest.errors import ExitStatus, UserError
 from fleetest.transport.audit import STRANGERS, AuditSink
 from fleetest.transport.browser_sessions import BrowserSessions
-from fleetest.transport.gate import CHALLENGE, SAFE_METHODS, Gate, Pass, check_unsafe
+from fleetest.transport.gate import CHALLENGE, SAFE_METHODS, Gate, Pass, check_unsafe, raw_path
 from fleetest.transport.identity import Credentials, Identity, Role
 from fleetest.transport.link import Link
 from fleetest.transport.problems import Problem
@@ -50,6 +50,7 @@ Who has a token shows it at once, so that it is never the oldest for long: stran
 CREDENTIALS_CHECK_S = 1.0
 """How often revoked tokens are looked for; what they had opened is closed then."""
 CLOSED_REVOKED = 1008
+REVOKED = "its token was revoked or has expired, or its user logged out"
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -131,6 +132,8 @@ class _GuardedServer(web.Server):
             "max_field_size": 8190,
             "max_headers": 64,
             "lingering_time": 1.0,
+            # A packed body is refused; it must not be unpacked before that.
+            "auto_decompress": False,
         }
         self._handshake_timeout_s = handshake_timeout_s
         self._strangers: dict[asyncio.BaseProtocol, tuple[asyncio.TimerHandle, asyncio.Transport]] = {}
@@ -188,7 +191,7 @@ class NetworkServer:
         self.gate = Gate(credentials, sessions or BrowserSessions(credentials, clock), clock, public_hosts)
         self._web_server = _GuardedServer(self._handle, handshake_timeout_s)
         self._listener: asyncio.Server | None = None
-        self._open: dict[WebSocketLink[Any, Any], Identity] = {}
+        self._open: dict[WebSocketLink[Any, Any], Pass] = {}
         self._watching: asyncio.Task[None] | None = None
 
     async def start(
@@ -259,26 +262,28 @@ class NetworkServer:
             self.gate.refused["token_needed"] += 1
             return self._site.challenge(request)
         check_unsafe(request, passed)
-        identity = passed.identity
-        if identity is not None and request.path == WORKER_PATH:
+        path = raw_path(request)
+        if passed.identity is not None and path == WORKER_PATH:
             return await self._upgrade(
-                request, identity, Role.WORKER, coordinator_worker_codec(), self._serve_worker, None
+                request, passed, Role.WORKER, coordinator_worker_codec(), self._serve_worker, None
             )
-        if identity is not None and request.path == CLIENT_PATH:
+        if passed.identity is not None and path == CLIENT_PATH:
             return await self._upgrade(
-                request, identity, Role.SUBMIT, coordinator_client_codec(), self._serve_client, BACKLOG_BYTES_MAX
+                request, passed, Role.SUBMIT, coordinator_client_codec(), self._serve_client, BACKLOG_BYTES_MAX
             )
         return await self._site.answer(request, passed)
 
     async def _upgrade(
         self,
         request: web.BaseRequest,
-        identity: Identity,
+        passed: Pass,
         role: Role,
         codec: Codec[Any, Any],
         serve: ServeLink,
         backlog_bytes_max: int | None,
     ) -> web.StreamResponse:
+        identity = passed.identity
+        assert identity is not None, "a link is opened by somebody"
         if not identity.may(role):
             raise Problem(
                 403, "role_not_allowed", f"this needs a token of role {role.value}, not {identity.role.value}"
@@ -290,6 +295,7 @@ class NetworkServer:
         )
         if not answer.can_prepare(request):
             raise Problem(426, "websocket_needed", "a WebSocket is spoken here", {hdrs.UPGRADE: "websocket"})
+        answer.headers.update(HEADERS)
         await answer.prepare(request)
         link: WebSocketLink[Any, Any] = WebSocketLink(
             answer,
@@ -299,7 +305,7 @@ class NetworkServer:
             backlog_bytes_max=backlog_bytes_max,
             identity=identity,
         )
-        self._open[link] = identity
+        self._open[link] = passed
         if self._audit is not None:
             self._audit.write(identity, link.peer, "link opened", request.path, 101)
         try:
@@ -313,11 +319,9 @@ class NetworkServer:
         while True:
             await asyncio.sleep(CREDENTIALS_CHECK_S)
             self._credentials.refresh()
-            ended = [link for link, identity in self._open.items() if not self._credentials.is_valid(identity)]
+            ended = [link for link, passed in self._open.items() if not self.gate.is_good(passed)]
             # None waits for another: a peer that does not answer takes its time.
-            await asyncio.gather(
-                *(link.close("its token was revoked or has expired", CLOSED_REVOKED) for link in ended)
-            )
+            await asyncio.gather(*(link.close(REVOKED, CLOSED_REVOKED) for link in ended))
 
     def _write_audit(self, request: web.BaseRequest, identity: Identity | None, status: int, code: str) -> None:
         if self._audit is None or status == 429:

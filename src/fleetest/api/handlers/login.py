@@ -78,9 +78,8 @@ class LoginRoutes:
 
     async def log_out(self, call: Call) -> web.Response:
         gate = self._gate()
-        cookie = call.request.cookies.get(gate.cookie_name)
-        if cookie:
-            self._context.sessions.close(cookie)
+        if call.passed.session:
+            self._context.sessions.close(call.passed.session)
         response = web.Response(body=msgspec.json.encode(answers.Ok()), content_type="application/json")
         response.del_cookie(gate.cookie_name, path="/", httponly=True, samesite="Strict", secure=gate.is_encrypted)
         return response

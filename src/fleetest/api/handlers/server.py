@@ -82,7 +82,7 @@ class ServerRoutes:
 
     async def follow(self, call: Call) -> web.StreamResponse:
         run = RunId(call.query.run) if call.query.run else None
-        return await self._hub.serve(call.request, call.identity, run)
+        return await self._hub.serve(call.request, call.passed, run)
 
 
 def fleet_numbers(context: Context, series: FleetSeries, listeners: int) -> answers.FleetNumbers:
