@@ -272,6 +272,9 @@ def test_a_used_port_is_one_line(processes, tmp_path):
     [
         (["--host", "0.0.0.0"], ExitStatus.REFUSED, "can be reached by others and nothing would be encrypted"),
         (["--host", "::"], ExitStatus.REFUSED, "can be reached by others"),
+        (["--host", "0"], ExitStatus.REFUSED, "can be reached by others"),
+        (["--host", "::ffff:0.0.0.0"], ExitStatus.REFUSED, "can be reached by others"),
+        (["--host", "*"], ExitStatus.USAGE_ERROR, "--host *"),
         (["--tls-cert", "cert.pem"], ExitStatus.USAGE_ERROR, "belong together"),
         (["--tls-cert", "cert.pem", "--tls-key", "key.pem"], ExitStatus.USAGE_ERROR, "no such file"),
         (["--port", "70000"], ExitStatus.USAGE_ERROR, "70000"),
@@ -283,3 +286,40 @@ def test_an_unsafe_or_impossible_coordinator_never_listens(processes, args, stat
     assert text in output
     assert "listening" not in output
     assert not (processes.data / "token").exists()
+
+
+RESOLVING = """
+import socket, sys
+from fleetest.cli import main
+asked = socket.getaddrinfo
+known = sys.argv[1].split(",")
+def answer(host, *args, **settings):
+    names = known if host == "lab-machine" else [host]
+    return [found for name in names for found in asked(name, *args, **settings)]
+socket.getaddrinfo = answer
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    ["192.168.17.5", "10.1.2.3", "fd00::17", "fe80::17%lo", "0.0.0.0", "::ffff:192.168.17.5", "169.254.1.1",
+     "192.168.17.5,127.0.0.1"],
+)  # fmt: skip
+def test_a_name_that_resolves_to_what_others_can_reach_never_listens(tmp_path, addresses):
+    """A18: the real command, only names are resolved in its own process."""
+    data = tmp_path / "data"
+    arguments = ["coordinator", "--host", "lab-machine", "--port", "0", "--data", str(data)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
+    done = subprocess.run(
+        [sys.executable, "-c", RESOLVING, addresses, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == ExitStatus.REFUSED
+    assert "--host lab-machine can be reached by others" in done.stderr
+    assert done.stdout == ""
+    assert not data.exists()

@@ -112,6 +112,26 @@ def test_json_and_csv_have_the_same_rows(question: list[str], before: bool) -> N
         assert HOSTILE in {item["task_id"] for item in objects}
 
 
+@pytest.mark.parametrize("question", [["runs"], ["run", "latest"], ["slowest"], ["failures", "="]], ids=lambda q: q[0])
+def test_no_cell_for_a_spreadsheet_begins_a_formula(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorder = HistoryRecorder(tmp_path / ".fleetest" / "history.duckdb")
+    result = AttemptResult(LeaseId(1), Verdict.FAILED, 1_700_000_000.0, 1.5, evidence="=1+1")
+    recorder.record(
+        RunStarted("a" * 32, 1_700_000_000.0, "=cmd|' /C calc'!A0", "@owner", "/project"),
+        TasksPlanned("a" * 32, [("=1+1", "", "+group", 0)]),
+        AttemptRecorded("a" * 32, "=1+1", 1, Verdict.FAILED, True, "-worker", "gw0", 0, "@reason", result),
+        AttemptRecorded("a" * 32, "=1+1", 2, Verdict.PASSED, True, "-worker", "gw0", 0, "", result),
+        RunEnded("a" * 32, 1_700_000_002.0, {"failed": 1}),
+    )
+    assert recorder.close() == []
+    cells = [text for row in list(csv.reader(io.StringIO(ask("--format", "csv", *question))))[1:] for text in row]
+    assert [text for text in cells if text.startswith("'")]
+    assert not [text for text in cells if text.startswith(("=", "+", "-", "@"))]
+
+
 @pytest.mark.usefixtures("project")
 def test_times_in_json_are_iso_8601() -> None:
     assert json.loads(ask("--format", "json"))[0]["started_at"] == "2023-11-14T22:13:22Z"

@@ -55,6 +55,49 @@ def test_the_first_start_makes_one_token_per_role(store, data, clock):
     assert not any(secret in kept for secret in secrets.values())
 
 
+def test_a_data_directory_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+    """Its owner could put other files in place of ours at any time."""
+    (tmp_path / "data").mkdir(mode=0o755)
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    if mine == 0:
+        os.chown(tmp_path / "data", 12345, -1)
+    with pytest.raises(UserError, match="belongs to another user") as refused:
+        TokenStore(tmp_path / "data").prepare()
+    assert refused.value.exit_status is ExitStatus.REFUSED
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link", "no directory"])
+def test_a_token_whose_file_cannot_be_made_is_not_left_good(data, tmp_path, kind):
+    path, other = tmp_path / "lab.token", tmp_path / "other"
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "dangling link":
+        path.symlink_to(other)
+    elif kind == "link":
+        other.write_text("mine")
+        path.symlink_to(other)
+    else:
+        path = tmp_path / "nothing" / "lab.token"
+    args = ["create", "lab", "--role", "worker", "--file", str(path), "--data", str(data)]
+    answer = CliRunner().invoke(token_command, args)
+    assert isinstance(answer.exception, UserError)
+    assert "lab.token" in str(answer.exception)
+    assert not [entry for entry in TokenStore(data).entries() if entry.name == "lab" and entry.revoked_at is None]
+    assert not other.exists() or other.read_text() == "mine"
+
+
+def test_a_file_that_comes_between_is_not_taken_for_the_token(data, tmp_path, monkeypatch):
+    path = tmp_path / "lab.token"
+    path.write_text("of another")
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    args = ["create", "lab", "--role", "worker", "--file", str(path), "--data", str(data)]
+    assert isinstance(CliRunner().invoke(token_command, args).exception, UserError)
+    assert path.read_text() == "of another"
+    assert not [entry for entry in TokenStore(data).entries() if entry.name == "lab" and entry.revoked_at is None]
+
+
 def test_a_second_start_changes_nothing(store, data):
     before = (data / "tokens.json").read_text()
     TokenStore(data).prepare()

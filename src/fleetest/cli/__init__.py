@@ -110,7 +110,10 @@ def _exit_status(call: Callable[[], Any]) -> int:
 
 
 def _say(message: str) -> None:
-    click.echo(f"fleetest: {message}", err=True)
+    from fleetest.client.terminal_text import printable
+
+    # It may repeat a name that somebody else chose.
+    click.echo(f"fleetest: {printable(message)}", err=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["--help", "-h"]})

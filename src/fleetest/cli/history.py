@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fleetest.client.terminal_text import printable
+from fleetest.client.terminal_text import csv_text, printable
 from fleetest.errors import UserError
 from fleetest.operator.terminal_table import cell, print_table, terminal
 from fleetest.storage.history_database import HistoryUnusable, explain, open_history
@@ -224,7 +224,7 @@ def _show_csv(answer: Answer) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(answer.columns)
     writer.writerows(
-        [printable(value) if isinstance(value, str) else value for value in map(_plain, row)] for row in answer.rows
+        [csv_text(value) if isinstance(value, str) else value for value in map(_plain, row)] for row in answer.rows
     )
     click.echo(text.getvalue(), nl=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -51,14 +52,20 @@ def token() -> None:
 def create(name: str, role: str, expires: str | None, path: Path | None, data: Path | None) -> None:
     """Make a token called NAME. It is shown once and kept nowhere."""
     from fleetest.transport.identity import Role
-    from fleetest.transport.token import write_token
+    from fleetest.transport.token import write_private
 
     expires_in_s = _duration("--expires", expires) if expires is not None else None
-    if path is not None and path.exists():
+    if path is not None and os.path.lexists(path):
         raise UserError(f"--file {path}: there is such a file already: name another")
-    secret = _store(data).create(name, Role(role), expires_in_s)
+    store = _store(data)
+    secret = store.create(name, Role(role), expires_in_s)
     if path is not None:
-        write_token(path, secret, is_new=True)
+        try:
+            write_private(path, secret.encode() + b"\n", is_new=True)
+        except OSError as error:
+            # Nobody has the secret: it must not stay good.
+            store.revoke(name)
+            raise UserError(f"--file {path}: cannot be written: {error.strerror}") from error
         click.echo(f"token {name} ({role}) is in {path}")
     else:
         click.echo(secret)

@@ -16,7 +16,10 @@ from fleetest.core.model import VARIANT_SIGN, Verdict
 from fleetest.errors import UserError
 from fleetest.wire.messages import SuiteFailed
 
-_INVALID = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_SHOWN = re.compile(
+    # Beside what XML cannot hold: control characters, and those that turn the direction of text or end a line.
+    "[^\t\n\r\x20-\x7e\xa0-\u200d\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
 _SKIPPED = frozenset({Verdict.SKIPPED, Verdict.XFAILED, Verdict.NOT_RUN, Verdict.CANCELLED})
 
 
@@ -150,8 +153,9 @@ def _describe(case: ElementTree.Element, tag: str, kind: str, message: str, text
 
 
 def valid_xml(text: str) -> str:
-    """``text`` as XML can hold it: XML has no way to write some characters, not even escaped: they are spelled out."""
-    return _INVALID.sub(lambda match: f"#x{ord(match.group()):02X}", text)
+    """``text`` as XML can hold it and people can read it: some characters XML cannot write, not even escaped, and some
+    make a name look like another one: they are spelled out."""
+    return _NOT_SHOWN.sub(lambda match: f"#x{ord(match.group()):02X}", text)
 
 
 def _first_line(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _HOSTILE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
@@ -24,6 +25,12 @@ def one_line(text: str, width_max: int = 300) -> str:
     """The printable text on one line, cut to ``width_max`` characters."""
     line = " ".join(printable(text[: 4 * width_max]).split())
     return line if len(line) <= width_max else line[: width_max - 1] + "…"
+
+
+def csv_text(text: str) -> str:
+    """Printable, and with an apostrophe before what a spreadsheet would take for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from fleetest.operator.api_client import ApiClient
 
@@ -18,7 +18,8 @@ def make_link(client: ApiClient) -> tuple[str, float]:
     answer = client.post("login-codes")
     parts = urlsplit(client.url)
     scheme = "https" if parts.scheme in ("wss", "https") else "http"
-    return f"{scheme}://{parts.netloc}/login#code={answer['code']}", float(answer["valid_s"])
+    code = quote(answer["code"], safe="", errors="replace")
+    return f"{scheme}://{parts.netloc}/login#code={code}", float(answer["valid_s"])
 
 
 def describe(link: str, valid_s: float) -> str:

@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping
 from xml.etree import ElementTree
 
 from fleetest.client.junit import names_of_node, valid_xml
-from fleetest.client.terminal_text import duration, printable
+from fleetest.client.terminal_text import csv_text, duration, printable
 from fleetest.operator.exported_run import FAILURES, SKIPS, SUCCESSES, ExportedAttempt, ExportedRun, ExportedTask
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def as_json(run: ExportedRun) -> str:
@@ -29,22 +27,17 @@ def as_csv(run: ExportedRun) -> str:
     for task in run.tasks:
         writer.writerow(
             [
-                _csv_text(task.task_id),
-                _csv_text(task.suite),
-                task.verdict,
+                csv_text(task.task_id),
+                csv_text(task.suite),
+                csv_text(task.verdict),
                 task.attempt_count,
                 "" if task.duration_s is None else f"{task.duration_s:.6f}",
-                _csv_text(task.worker),
-                task.started_at,
-                _csv_text(task.reason),
+                csv_text(task.worker),
+                csv_text(task.started_at),
+                csv_text(task.reason),
             ]
         )
     return text.getvalue()
-
-
-def _csv_text(text: str) -> str:
-    text = printable(text)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def as_junit(run: ExportedRun) -> str:

@@ -102,7 +102,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric:
 
 def show_facts(facts: Sequence[tuple[str, Any]]) -> None:
     """Name and value, one pair a line."""
-    shown = [(name, cell(value)) for name, value in facts if value not in (None, "")]
+    shown = [(cell(name), cell(value)) for name, value in facts if value not in (None, "")]
     width = max((len(name) for name, _ in shown), default=0)
     console = terminal()
     for name, value in shown:

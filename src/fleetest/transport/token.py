@@ -32,6 +32,8 @@ def ensure_data_directory(data_directory: Path) -> None:
         directory = os.stat(data_directory)
     except OSError as error:
         raise UserError(f"cannot make the data directory {data_directory}: {error.strerror}") from error
+    if directory.st_uid not in (0, os.geteuid()):
+        raise _refused(f"the data directory {data_directory} belongs to another user", "use one of your own")
     if directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise _refused(f"others can write to the data directory {data_directory}", f"chmod go-w {data_directory}")
 
