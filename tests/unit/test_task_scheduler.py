@@ -534,6 +534,7 @@ def looks_of_a_newcomer(lost):
     return looks
 
 
+@pytest.mark.replaces_core
 def test_a_choice_costs_the_same_however_many_workers_what_waits_was_lost_with():
     assert looks_of_a_newcomer(40) <= 2 * looks_of_a_newcomer(8)
 
