@@ -26,7 +26,13 @@ import uvloop
 
 BREATHING = 5.0
 """As the page does: what took long is asked for less often."""
-POLLS = (("", 5.0), ("/failures", 2.0), ("/timeline", 1.0), ("/tasks?limit=500", 1.0))
+POLLS = (
+    ("", 5.0),
+    ("/failures", 2.0),
+    ("/timeline", 1.0),
+    ("/tasks?limit=500", 1.0),
+    ("/tasks?sort=-duration&limit=5", 10.0),
+)
 CHUNK_BYTES = 256 * 1024
 PONG_EVERY_S = 10.0
 PONG = b"\x8a\x80" + bytes(4)

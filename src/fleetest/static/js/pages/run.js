@@ -167,7 +167,7 @@ export function runPage(runId, filter) {
   const summary = refreshing((signal) => get(path("runs", runId), {}, signal), { topics: ["runs"], pause_s: 5, shown: showRun, failed: (error) => showError(bar, error) });
   const loads = [
     refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, mark: failuresTold, shown: (page) => failures.show(page.items, { isLive: run?.is_live }), failed: (error) => showError(failures.element, error) }),
-    refreshing((signal) => get(`${path("runs", runId)}/tasks`, { sort: "-duration", limit: SLOWEST }, signal), { topics: ["runs"], pause_s: 5, shown: showSlowest, failed: (error) => showError(slowest, error) }),
+    refreshing((signal) => get(`${path("runs", runId)}/tasks`, { sort: "-duration", limit: SLOWEST }, signal), { topics: ["runs"], pause_s: 10, shown: showSlowest, failed: (error) => showError(slowest, error) }),
     refreshing(loadTimeline, { topics: ["runs"], pause_s: 1, shown: showTimeline }),
     tasks.load,
   ];
