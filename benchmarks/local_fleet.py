@@ -60,7 +60,7 @@ def local_fleet(
     port = _free_port()
     url = f"ws://127.0.0.1:{port}"
     fleetest = [sys.executable, "-m", "fleetest"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = user_environment()
     if python_path is not None:
         environment["PYTHONPATH"] = str(python_path)
     with contextlib.ExitStack() as stack, log.open("ab") as output:
@@ -85,6 +85,11 @@ def local_fleet(
             for number in range(workers)
         ]
         yield LocalFleet(url, data / "token", coordinator, started, log)
+
+
+def user_environment() -> dict[str, str]:
+    """Ours, with compiled modules kept as an installation has them."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import duckdb
-from local_fleet import LocalFleet, local_fleet
+from local_fleet import LocalFleet, local_fleet, user_environment
 
 SHORTEST_S, LONGEST_S = 0.5, 1.5
 TIMEOUT_S = 580.0
@@ -71,7 +71,9 @@ def write_pytest(folder: Path, sleeps: Sequence[float], per_file: int = 10) -> l
         for offset, seconds in enumerate(sleeps[number : number + per_file]):
             lines += ["", f"def test_{number + offset}():", f"    time.sleep({seconds:.4f})", ""]
         (folder / f"test_sleeps_{number // per_file:04}.py").write_text("\n".join(lines))
-    return ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    # The plugin of hypothesis imports hypothesis at the end of every session, with a fleet or without: that is no cost
+    # of ours, and most environments do not have it.
+    return ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 
 
 def write_commands(folder: Path, sleeps: Sequence[float]) -> list[str]:
@@ -102,7 +104,13 @@ def execute(command: Sequence[str], suite: Path, tests: int) -> tuple[float, flo
     """When it began (wall clock), and for how long it ran."""
     began, started = time.time(), time.monotonic()
     finished = subprocess.run(
-        [sys.executable, *command], cwd=suite, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [sys.executable, *command],
+        cwd=suite,
+        env=user_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     wall_s = time.monotonic() - started
     if finished.returncode != 0:
