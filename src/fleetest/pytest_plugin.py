@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
     from fleetest.processes.launch import PrestartedTemplate
 
@@ -121,6 +123,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     Outermost, so that nothing of the client (its capture above all) is in place yet when the template is forked.
     """
     if _target(early_config, early_config.known_args_namespace) is not None:
+        _import_own_modules_as_compiled()
         _empty_log_file(early_config)
     _start_template(early_config)
     return (yield)
@@ -132,6 +135,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     target = _target(config, config.option)
     if target is None:
         return None
+    _import_own_modules_as_compiled()
     prestarted: PrestartedTemplate | None = getattr(config, _PRESTARTED, None)
     from fleetest.client.pytest_options import FleetOptions, check_compatible
     from fleetest.errors import UserError
@@ -178,6 +182,29 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("xdist"):
         config.addinivalue_line("markers", "xdist_group(name): tests of one group share a runner")
         config.pluginmanager.register(_WorkerFixtures(), "fleetest_worker_fixtures")
+
+
+class _OwnModules:
+    """Finds the modules of this package as if pytest were not there.
+
+    pytest rewrites the assertions of every plugin's modules, and keeps the result only where it may write beside them:
+    in a read-only installation, or with PYTHONDONTWRITEBYTECODE, each client would compile all of them again.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if not name.startswith("fleetest."):
+            return None
+        from importlib.machinery import PathFinder
+
+        return PathFinder.find_spec(name, path, target)
+
+
+def _import_own_modules_as_compiled() -> None:
+    import sys
+
+    if not any(isinstance(finder, _OwnModules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _OwnModules())
 
 
 class _WorkerFixtures:

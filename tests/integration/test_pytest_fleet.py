@@ -380,6 +380,36 @@ def test_no_process_of_ours_is_left(pytester: pytest.Pytester) -> None:
         os.kill(int(pid_file.name.removeprefix("pid-")), 0)
 
 
+def test_the_client_takes_our_modules_as_installed_and_the_suite_as_pytest_rewrites_them(
+    pytester: pytest.Pytester,
+) -> None:
+    make_suite(
+        pytester,
+        {
+            "conftest.py": """
+                import sys
+
+                def pytest_unconfigure(config):
+                    if not hasattr(config, "workerinput"):
+                        loader = sys.modules["fleetest.client.pytest_session"].__spec__.loader
+                        print("client:", type(loader).__name__)
+            """,
+            "test_it.py": """
+                import sys
+
+                def test_finders():
+                    assert not [finder for finder in sys.meta_path if "fleetest" in type(finder).__module__]
+                    assert "fleetest.testing" not in sys.modules
+                    import fleetest.testing
+                    assert type(fleetest.testing.__spec__.loader).__name__ == "AssertionRewritingHook"
+            """,
+        },
+    )
+    result = pytester.runpytest_subprocess("--fleet", "1", "-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["client: SourceFileLoader"])
+
+
 def test_a_path_option_in_two_words_is_refused_before_it_moves_the_root_directory(pytester: pytest.Pytester) -> None:
     make_suite(pytester, {"test_it.py": "def test(): pass\n", "data/token": ""})
     result = pytester.runpytest_subprocess("--fleet", "1", "--fleet-data", "data")

@@ -81,8 +81,9 @@ def _become_template(control: socket.socket, stdout: int, stderr: int) -> NoRetu
         sys.argv[:] = ["-c"]
         for name in [name for name in os.environ if name.startswith("FLEETEST_TOKEN")]:
             del os.environ[name]
-        # The client's pytest rewrites assertions on import; the template's own pytest will.
-        sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__module__ != "_pytest.assertion.rewrite"]
+        # The client's pytest rewrites assertions on import; the template's own pytest will, those of ours too.
+        of_client = ("_pytest.assertion.rewrite", "fleetest.pytest_plugin")
+        sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__module__ not in of_client]
         gc.freeze()
         _load_runner().main(control.detach())
     except SystemExit as ended:

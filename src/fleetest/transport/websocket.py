@@ -13,11 +13,11 @@ import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
 from fleetest.errors import ExitStatus, LinkClosed, RemoteProtocolError, UserError
 from fleetest.transport.identity import Identity
@@ -30,6 +30,9 @@ from fleetest.wire.messages import (
     TasksFinished,
     WorkerMessage,
 )
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 _log = logging.getLogger("fleetest.transport")
 
