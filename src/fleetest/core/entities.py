@@ -392,6 +392,8 @@ class Worker:
     """The waiting gang that it is kept for."""
     rests_until: Instant = 0.0
     """Until then other runs' work goes before the next gang."""
+    gangs_s: float = 0.0
+    """How long gangs have had it since single tests were seen on it."""
     last_seen: Instant = 0.0
 
     @property

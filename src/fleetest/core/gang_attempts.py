@@ -58,6 +58,7 @@ class GangAttempts:
         gang.results[live.lease_id] = result
         # As long as the gang had it, others have it before the next gang, if they want it.
         live.slot.worker.rests_until = 2 * self._cluster.now - gang.started_at
+        live.slot.worker.gangs_s += self._cluster.now - gang.started_at
         self._attempts.end(live, duration_s)
         self._attempts.learn(live, result, duration_s)
         if not result.verdict.is_success:

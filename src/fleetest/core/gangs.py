@@ -213,9 +213,14 @@ class Gangs:
 
     def _is_wanted(self, worker: Worker, task: Task, others: Sequence[TaskClass], after_dispatch: bool) -> bool:
         """True if other work has the worker first: a run of higher priority, or another run while the worker rests."""
-        if self._is_aged(task):
-            return False
         if after_dispatch and any(_is_idle(slot) for slot in worker.slots):
+            return False
+        if worker.gangs_s >= self._cluster.limits.ageing_s:
+            # However urgent gangs are, and however many: single tests get a turn now and then.
+            if not any(slot.leases and not _runs_gang(slot) for slot in worker.slots):
+                return any(self._cluster.placement.is_eligible(other, worker) for other in others)
+            worker.gangs_s = 0.0
+        if self._is_aged(task):
             return False
         rests = worker.rests_until > self._cluster.now or any(_runs_gang(slot) for slot in worker.slots)
         return any(

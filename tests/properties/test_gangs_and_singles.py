@@ -1,0 +1,83 @@
+"""Neither do gangs starve single tests nor single tests gangs, however much of the others keeps arriving."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetest.core.model import Limits, Requirements
+from fleetest.testing.scripted_cluster import ScriptedCluster, task
+
+AGEING_S = 60.0
+LIMITS = Limits(heartbeat_interval_s=math.inf, ageing_s=AGEING_S)
+
+
+class Arrivals:
+    """Two endless streams, one of gangs and one of single tests: of each a new run whenever less than one is left."""
+
+    def __init__(self, workers, slots, *, gang, gang_priority=0, single_priority=0, gang_s, single_s):
+        self.cluster = ScriptedCluster(LIMITS)
+        for number in range(workers):
+            self.cluster.join(f"w{number}", slots)
+        self.kinds = {"gang": (gang, gang_priority, gang_s), "single": (Requirements(), single_priority, single_s)}
+        self.count = 0
+        self.arrived, self.waited_s = {}, {"gang": 0.0, "single": 0.0}
+        """When what has not begun arrived, and the longest wait of what has."""
+
+    def keep_flowing(self):
+        for kind, (requirements, priority, seconds) in self.kinds.items():
+            waiting = [name for name in self.arrived if name.startswith(kind)]
+            if len(waiting) < 2:
+                self.count += 1
+                names = [f"{kind}{self.count}-{number}" for number in range(4)]
+                self.arrived.update(dict.fromkeys(names, self.cluster.now))
+                tasks = [task(name, group=name, requirements=requirements, expected_s=seconds) for name in names]
+                self.cluster.submit(*tasks, run=f"{kind}{self.count}", owner=kind, priority=priority)
+
+    def go_on(self, until_s, limit_s):
+        """Every test takes what was expected of it. Fails when one has waited longer than ``limit_s``."""
+        cluster = self.cluster
+        while cluster.now < until_s:
+            self.keep_flowing()
+            slots = [slot for worker in cluster.state.cluster.workers.values() for slot in worker.slots if slot.leases]
+            head = min((slot.head() for slot in slots), key=lambda live: live.slot.head_since + live.typical_s)
+            cluster.wait(max(0.0, head.slot.head_since + head.typical_s - cluster.now))
+            cluster.report(head.lease, head.slot.worker.worker_id, duration_s=head.typical_s)
+            for name in [name for name in self.arrived if name in cluster.leases]:
+                kind = "gang" if name.startswith("gang") else "single"
+                self.waited_s[kind] = max(self.waited_s[kind], cluster.now - self.arrived.pop(name))
+            for name, arrived_at in self.arrived.items():
+                assert cluster.now - arrived_at <= limit_s, f"{name} has waited for {cluster.now - arrived_at:.0f} s"
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    workers=st.integers(2, 4),
+    slots=st.integers(1, 3),
+    size=st.integers(2, 4),
+    alone=st.booleans(),
+    gang_s=st.sampled_from([0.5, 2.0, 8.0]),
+    single_s=st.sampled_from([0.5, 2.0, 8.0]),
+    priorities=st.sampled_from([(0, 0), (0, 1), (1, 0)]),
+)
+def test_neither_starves_the_other(workers, slots, size, alone, gang_s, single_s, priorities):
+    arrivals = Arrivals(
+        workers,
+        slots,
+        gang=Requirements(workers=min(size, workers), alone=alone),
+        gang_priority=priorities[0],
+        single_priority=priorities[1],
+        gang_s=gang_s,
+        single_s=single_s,
+    )
+    # At most six wait at a time, and each gets its turn when it is old.
+    arrivals.go_on(until_s=600.0, limit_s=7 * AGEING_S)
+    assert all(arrivals.waited_s.values())
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_of_equal_priority_nobody_waits_until_it_is_old(alone):
+    gang = Requirements(workers=2, alone=alone)
+    arrivals = Arrivals(3, 2, gang=gang, gang_s=2.0, single_s=2.0)
+    arrivals.go_on(until_s=300.0, limit_s=AGEING_S)
