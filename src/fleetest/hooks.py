@@ -135,6 +135,8 @@ def _instance(kind: str, name: str, protocol: type) -> Any:
         policy = getattr(importlib.import_module(module), attribute)()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            reason += "; its folder must be in PYTHONPATH"
         raise UserError(f"{kind} {name!r} cannot be loaded as module:Class ({reason})") from error
     missing = [method for method in vars(protocol) if method[0] != "_" and not hasattr(policy, method)]
     if missing:

@@ -17,6 +17,7 @@ from support.meeting import Meeting
 from fleetest.config import find_token
 from fleetest.core.model import RunId
 from fleetest.errors import ExitStatus
+from fleetest.transport.gate import FAILURES_MAX
 from fleetest.transport.websocket import connect_client
 from fleetest.wire import messages as wire
 
@@ -229,6 +230,48 @@ def test_a_wrong_token_ends_the_worker_with_one_line(processes, tmp_path):
     status, output = processes.run("worker", "--coordinator", url, "--slots", "1", "--token-file", str(other))
     assert status == ExitStatus.REFUSED
     assert f"others can read the token file {other}" in output
+
+
+def test_a_token_of_another_role_is_named_as_such(processes):
+    """Not as an address that is not allowed, which is the same status."""
+    _, url = processes.coordinator()
+    token = str(processes.data / "view.token")
+    status, output = processes.run("worker", "--coordinator", url, "--slots", "1", "--token-file", token)
+    assert (status, output.count("\n")) == (ExitStatus.REFUSED, 1)
+    assert "needs a token of role 'worker', such as worker.token" in output
+
+
+def test_who_tried_too_many_wrong_tokens_is_told_how_long_to_wait(processes, tmp_path):
+    _, url = processes.coordinator()
+    other = tmp_path / "other-token"
+    other.write_text("not-the-token-of-that-coordinator\n")
+    other.chmod(0o600)
+    tried = ("worker", "--coordinator", url, "--slots", "1", "--token-file", str(other), "--wait-s", "0")
+    answers = [processes.run(*tried) for _ in range(FAILURES_MAX + 1)]
+    assert [status for status, _ in answers] == [ExitStatus.REFUSED] * FAILURES_MAX + [ExitStatus.UNREACHABLE]
+    assert "too many wrong tokens from this address: try again in" in answers[-1][1]
+
+
+def test_a_worker_waits_for_the_token_that_its_coordinator_makes(processes):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    url = f"ws://127.0.0.1:{port}"
+    worker = processes.start("worker", "--coordinator", url, "--slots", "1", "--data", str(processes.data))
+    assert "no token file at" in worker.stdout.readline()
+    coordinator = processes.start("coordinator", "--port", str(port), "--data", str(processes.data))
+    assert "listening on" in coordinator.stdout.readline()
+    said = next(line for line in worker.stdout if "cannot reach" not in line)
+    assert "connected to" in said
+
+
+def test_a_token_that_never_comes_is_named(processes):
+    status, output = processes.run("worker", "--slots", "1", "--data", str(processes.data), "--wait-s", "0.3")
+    assert status == ExitStatus.REFUSED
+    assert [line.endswith("(trying for 0.3 s)") for line in output.splitlines()] == [True, False]
+    missing = str(processes.data / "mine")
+    status, output = processes.run("worker", "--slots", "1", "--token-file", missing)
+    assert (status, output.count("\n")) == (ExitStatus.REFUSED, 1)
 
 
 def test_a_coordinator_that_never_comes_is_waited_for_and_then_named(processes):

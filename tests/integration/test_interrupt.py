@@ -78,7 +78,8 @@ def test_the_first_lets_running_tests_finish(running: subprocess.Popen[str], tmp
     assert running.returncode == 2
     assert text.count("PASSED") == 2
     assert "2 passed" in text
-    assert "KeyboardInterrupt" in text
+    assert "Interrupted: stopped by Ctrl-C" in text
+    assert "pytest_session.py" not in text
     assert len(list(tmp_path.glob("started-*"))) == 2
 
 

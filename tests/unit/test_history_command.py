@@ -56,6 +56,13 @@ def ask(*args: str) -> str:
 
 
 @pytest.mark.usefixtures("project")
+def test_json_is_a_format_and_an_option_of_its_own():
+    answer = ask("slowest", "--format", "json")
+    assert json.loads(answer)
+    assert ask("slowest", "--json") == ask("--json", "slowest") == answer
+
+
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("args", "expected"),
     [

@@ -1,14 +1,18 @@
 """The operator's commands on answers of a coordinator that is not there: what they ask, and what people read."""
 
 import json
+import socket
+import threading
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from fleetest.cli import main
 from fleetest.errors import ExitStatus, UserError
-from fleetest.operator import api_client
+from fleetest.operator import api_client, terminal_table
 from fleetest.operator.api_client import ApiClient
+from fleetest.operator.checks import examine
 from fleetest.operator.lookup import find_run, find_tasks, find_worker
 
 COUNTS = {"waiting": 1, "leased": 1, "running": 2, "finished": 6}
@@ -160,6 +164,32 @@ def test_alerts_decide_the_exit_status(call):
     assert call(Coordinator(alerts=[]), "alerts").exit_code == 0
 
 
+def test_an_alert_is_acknowledged_by_the_beginning_of_its_id(call):
+    alert = {"alert_id": "17-1", "state": "acknowledged", "cause": "lost", "worker_id": "w1", "message": ""}
+    coordinator = Coordinator(alerts=[alert | {"raised_at": None}])
+    call(coordinator, "alerts", "--acknowledge", "17")
+    assert coordinator.posted == [("alerts/17-1/acknowledge", None)]
+    answer = call(coordinator, "alerts", "--acknowledge", "9")
+    assert answer.exit_code == ExitStatus.USAGE_ERROR
+    assert answer.stderr == "fleetest: no alert begins with '9': see fleetest alerts --all\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"counts": {"passed": 1}, "is_success": True}, 0),
+        ({"counts": {"passed": 1, "cancelled": 3}}, 1),
+        ({"counts": {"passed": 1, "not_run": 3}}, 1),
+        ({"counts": {"passed": 0}}, 1),
+        ({"counts": {"passed": 1}, "is_live": True}, 0),
+    ],
+)
+def test_show_ends_like_the_run(call, fields, status):
+    run = run_of("a" * 32, **fields)
+    answers = {"runs": [run], f"runs/{'a' * 32}": run, f"runs/{'a' * 32}/failures": {"items": []}}
+    assert call(Coordinator(**answers), "show").exit_code == status
+
+
 def test_show_tells_failures_and_how_to_run_them(call):
     failure = {"count": 7, "headline": "assert 1 == 2", "task_ids": ["t1", "t2"], "reproduce": "pytest t1"}
     coordinator = Coordinator(
@@ -195,6 +225,9 @@ def test_logs_show_every_attempt(call):
     }
     output = call(Coordinator(**answers), "logs", "test_a", "--follow").output
     assert output.count("E assert") == 2
+    crash = attempt | {"reason": "killed by SIGSEGV", "traceback": "killed by SIGSEGV\n\nFatal Python error"}
+    answers[f"runs/{'a' * 32}/tasks/{task_id}"]["attempt_list"] = [crash]
+    assert call(Coordinator(**answers), "logs", "test_a").output.count("killed by SIGSEGV") == 1
     assert "attempt 1 failed after 0.50 s on w1" in output
     assert "\x1b" not in output
 
@@ -207,12 +240,13 @@ def test_ids_are_found_by_their_beginning_and_never_guessed():
     )
     assert find_run(coordinator, "abc")["run_id"] == "abc1"
     assert find_worker(coordinator, "w1")["worker_id"] == "w1"
-    assert [task["task_id"] for task in find_tasks(coordinator, "abc1", "a::b")] == ["a::b"]
+    assert find_tasks(coordinator, "abc1", "a::b") == ([{"task_id": "a::b"}], 0)
     coordinator.answers["runs/abc1/tasks"] = [{"task_id": f"a::b{number}"} for number in range(30)] + [
         {"task_id": "a::b"}
     ]
-    assert [task["task_id"] for task in find_tasks(coordinator, "abc1", "a::b")] == ["a::b"]
-    assert len(find_tasks(coordinator, "abc1", "a::")) == 20
+    assert find_tasks(coordinator, "abc1", "a::b") == ([{"task_id": "a::b"}], 0)
+    found, more = find_tasks(coordinator, "abc1", "a::")
+    assert (len(found), more) == (20, 11)
     for find, text in ((find_run, "ab"), (find_run, "x"), (find_worker, "w"), (find_worker, "y")):
         with pytest.raises(UserError):
             find(coordinator, text)
@@ -230,6 +264,73 @@ def test_what_is_no_address_is_said_in_one_line(url):
 def test_completion_scripts_name_the_command(shell):
     answer = CliRunner().invoke(main, ["completion", shell])
     assert "_FLEETEST_COMPLETE" in answer.output
+
+
+def test_an_address_without_tls_is_no_matter_of_certificates():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        client = ApiClient(f"wss://127.0.0.1:{server.getsockname()[1]}", "t" * 32)
+        with pytest.raises(UserError, match="does not speak TLS"):
+            client.get("status")
+        client.close()
+        thread.join()
+
+
+def test_doctor_takes_a_coordinator_of_the_environment_for_meant(monkeypatch, tmp_path):
+    """It is not there: that is wrong, and no advice to start another one here."""
+    token = tmp_path / "token"
+    token.write_text("t" * 32)
+    token.chmod(0o600)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("FLEETEST_COORDINATOR", f"ws://127.0.0.1:{unused.getsockname()[1]}")
+        found = {finding.name: finding for finding in examine(None, token, None, None)}
+    assert found["coordinator"].state == "wrong"
+    assert "--fleet auto" not in found["coordinator"].remedy
+
+
+def test_what_is_wrong_with_the_words_is_one_line():
+    answer = CliRunner().invoke(main, ["completion"])
+    assert answer.exit_code == ExitStatus.USAGE_ERROR
+    assert answer.stderr.splitlines()[0] == (
+        "fleetest: Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["token"]])
+def test_no_command_shows_the_help_alone(words):
+    answer = CliRunner().invoke(main, words)
+    assert answer.exit_code == ExitStatus.USAGE_ERROR
+    assert answer.stderr.startswith("Usage: ")
+    assert "Try" not in answer.stderr
+
+
+def test_the_version_is_an_option_and_a_command_and_json():
+    versions = CliRunner().invoke(main, ["version"]).output
+    assert versions.startswith("fleetest ")
+    assert CliRunner().invoke(main, ["--version"]).output == versions
+    told = json.loads(CliRunner().invoke(main, ["version", "--json"]).output)
+    assert versions.splitlines() == [f"{name} {number}" for name, number in told.items()]
+
+
+@pytest.mark.parametrize("width", [40, 25])
+def test_a_table_folds_its_last_column_alone(monkeypatch, capsys, width):
+    """Where there is no room for that, lines are left to the terminal: letters under each other are no table."""
+    monkeypatch.setattr(
+        terminal_table, "terminal", lambda: Console(force_terminal=True, width=width, color_system=None)
+    )
+    terminal_table.show_table(("run", "title"), [["0123456789", "abcdefgh " * 8]])
+    shown = capsys.readouterr().out
+    assert "0123456789" in shown
+    assert (max(map(len, shown.splitlines())) <= width) is (width == 40)
 
 
 def test_every_command_has_help_and_an_example_of_its_options():

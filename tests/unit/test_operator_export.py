@@ -1,6 +1,7 @@
 """A run as JUnit, JSON, CSV and HTML: everything is in it, and names of tests stay text in all four."""
 
 import csv
+import dataclasses
 import io
 import json
 from html.parser import HTMLParser
@@ -40,6 +41,14 @@ def run():
 
 def test_counts_are_of_everything(run):
     assert run.counts == {"passed": 1, "failed": 1, "quarantined": 1, "not_run": 1, "unfinished": 1}
+
+
+def test_the_page_tells_the_time_and_a_crash_once(run):
+    evidence = ExportedAttempt(1, "crashed", "w1", 0.5, "killed by 9", "killed by 9\n\nFatal error", "")
+    crashed = ExportedTask("t.py::test_c", "", "crashed", 1, 0.5, "w1", "", "", (evidence,))
+    page = FORMATS["html"](dataclasses.replace(run, tasks=(crashed,)))
+    assert "started 2026-03-04 05:06:07 UTC" in page
+    assert page.count("killed by 9") == 1
 
 
 def test_junit_counts_names_and_texts(run):

@@ -96,7 +96,11 @@ def _exit_status(call: Callable[[], Any]) -> int:
         _say(str(error))
         return int(error.exit_status)
     except click.ClickException as error:
-        _say(error.format_message())
+        if type(error).__name__ == "NoArgsIsHelpError":  # Click 8.1 has none; its message is the help.
+            click.echo(error.format_message(), err=True)
+            return int(ExitStatus.USAGE_ERROR)
+        # Click lists choices one a line.
+        _say(" ".join(error.format_message().split()))
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
         return int(ExitStatus.USAGE_ERROR)
@@ -116,6 +120,16 @@ def _say(message: str) -> None:
     click.echo(f"fleetest: {printable(message)}", err=True)
 
 
+def _show_version(ctx: click.Context, option: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        command = main.get_command(ctx, "version")
+        assert command is not None
+        ctx.exit(ctx.invoke(command) or 0)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["--help", "-h"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Print the version."
+)
 def main() -> None:
     """Run a test suite on a fleet of machines; every test gets exactly one verdict."""

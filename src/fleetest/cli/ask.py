@@ -11,7 +11,7 @@ from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.client.terminal_text import printable
 from fleetest.core.quantities import format_size
 from fleetest.errors import ExitStatus
-from fleetest.operator.lookup import find_run, find_tasks, find_worker
+from fleetest.operator.lookup import find_alert, find_run, find_tasks, find_worker
 from fleetest.operator.terminal_table import ago, cell, moment, seconds, show_facts, show_table
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def runs(client: ApiClient, limit: int, as_json: bool) -> None:
             bad_count(run),
             moment(run["submitted_at"]),
             seconds(run["duration_s"]),
-            run["owner"],
+            run["owner"] or None,
             run["title"],
         ]
         for run in found
@@ -223,12 +223,14 @@ def _show_failures(group: dict[str, Any]) -> None:
 def why(client: ApiClient, task: str, run: str, as_json: bool) -> None:
     """Why TASK (a test's id, or a part of it) is where it is, one sentence for each that matches."""
     run_id = find_run(client, run)["run_id"]
-    details = [client.get("runs", run_id, "tasks", each["task_id"]) for each in find_tasks(client, run_id, task)]
+    found, more = find_tasks(client, run_id, task)
+    details = [client.get("runs", run_id, "tasks", each["task_id"]) for each in found]
     if as_json:
         show_json([{"run_id": run_id, "task_id": each["task_id"], "why": each["why"]} for each in details])
         return
     for each in details:
         click.echo(f"{cell(each['task_id'])}: {cell(each['why'])}")
+    _say_more(more)
 
 
 @click.command()
@@ -243,8 +245,15 @@ def logs(client: ApiClient, task: str, run: str, follow: bool, as_json: bool) ->
     A test's output comes with its result: --follow says where the test is until then.
     """
     run_id = find_run(client, run)["run_id"]
-    for each in find_tasks(client, run_id, task):
+    found, more = find_tasks(client, run_id, task)
+    for each in found:
         _show_logs(client, run_id, each["task_id"], follow, as_json)
+    _say_more(more)
+
+
+def _say_more(more: int) -> None:
+    if more:
+        click.echo(f"fleetest: {more} more tests match: give more of the name", err=True)
 
 
 def _show_logs(client: ApiClient, run_id: str, task_id: str, follow: bool, as_json: bool) -> None:
@@ -272,7 +281,9 @@ def _show_attempt(task_id: str, attempt: dict[str, Any]) -> None:
     took = f" after {seconds(attempt['duration_s'])}" if attempt["duration_s"] is not None else ""
     verdict = attempt["verdict"].replace("_", " ")
     click.echo(cell(f"== {task_id}: attempt {attempt['attempt']} {verdict}{took}{where}"))
-    for part in (attempt["reason"], attempt["traceback"], attempt["output"]):
+    # The evidence of a crash begins with its reason.
+    reason = "" if attempt["traceback"].startswith(attempt["reason"]) else attempt["reason"]
+    for part in (reason, attempt["traceback"], attempt["output"]):
         if part.strip():
             click.echo(printable(part.rstrip("\n")))
 
@@ -285,7 +296,7 @@ def _show_attempt(task_id: str, attempt: dict[str, Any]) -> None:
 def alerts(client: ApiClient, is_all: bool, acknowledge: str | None, as_json: bool) -> int:
     """What is wrong with the fleet. The exit status is 1 if an alert is open."""
     if acknowledge is not None:
-        client.post("alerts", acknowledge, "acknowledge")
+        client.post("alerts", find_alert(client, acknowledge)["alert_id"], "acknowledge")
     found = [alert for alert in client.pages("alerts") if is_all or alert["state"] != "cleared"]
     is_bad = any(alert["state"] == "open" for alert in found)
     if as_json:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleetest.cli.connection import finds_coordinator
+from fleetest.cli.connection import finds_coordinator, show_json, with_json
+from fleetest.errors import UserError
 
 if TYPE_CHECKING:
     from fleetest.transport.browser_sessions import BrowserSessions
@@ -28,6 +29,7 @@ HOST = "127.0.0.1"
     metavar="N",
     help="Serve the dashboard on this machine's loopback instead, for a coordinator elsewhere; 0: any port.",
 )
+@with_json
 def dashboard(
     coordinator: str | None,
     token_file: Path | None,
@@ -35,6 +37,7 @@ def dashboard(
     tls_ca: Path | None,
     is_opened: bool,
     port: int | None,
+    as_json: bool,
 ) -> int | None:
     """Print a link that opens the coordinator's dashboard, once, without typing a token."""
     from fleetest.config import find_token
@@ -42,6 +45,8 @@ def dashboard(
     from fleetest.operator.dashboard_link import describe, make_link
 
     if port is not None:
+        if as_json:
+            raise UserError("--json is for the link alone: with --port the dashboard is served until Ctrl-C")
         from fleetest.cli.event_loop import run_event_loop
 
         url, token = find_url(coordinator), find_token(token_file, data)
@@ -51,7 +56,10 @@ def dashboard(
         link, valid_s = make_link(client)
     finally:
         client.close()
-    click.echo(f"dashboard: {describe(link, valid_s)}")
+    if as_json:
+        show_json({"url": link, "valid_s": valid_s})
+    else:
+        click.echo(f"dashboard: {describe(link, valid_s)}")
     if is_opened:
         _open_browser(link)
     return None

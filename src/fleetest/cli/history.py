@@ -33,6 +33,7 @@ def _options(function: F) -> F:
         click.option(
             "--format", "output_format", type=click.Choice(_FORMATS), help="table (the default), json or csv."
         ),
+        click.option("--json", "output_format", flag_value="json", help="The same as --format json."),
         click.option("--data", type=click.Path(path_type=Path), help="A coordinator's data directory."),
         click.option(
             "--history",

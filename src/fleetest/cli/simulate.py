@@ -81,7 +81,8 @@ def _fleet(file: Path | None, workers: Sequence[str]) -> FleetDescription:
     try:
         document = tomllib.loads(file.read_bytes().decode())
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read {file}: {reason}") from error
     return parse_fleet(document, str(file))
 
 

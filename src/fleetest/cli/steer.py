@@ -67,7 +67,7 @@ def resume(client: ApiClient, worker: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("worker")
-@click.option("--reason", default="by an operator", show_default=True, help="Why, for whoever looks next.")
+@click.option("--reason", default="", help="Why, for whoever looks next.")
 @with_json
 @asks
 def quarantine(client: ApiClient, worker: str, reason: str, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fleetest.cli.ask import bad_count, state_of
-from fleetest.cli.connection import asks
+from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.errors import ExitStatus, UserError
 from fleetest.operator.terminal_table import STYLES, cell, seconds
 
@@ -28,9 +28,16 @@ _OTHER_LINES = 16
 
 @click.command()
 @click.option("--interval-s", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Between two looks.")
+@with_json
 @asks
-def top(client: ApiClient, interval_s: float) -> None:
-    """The fleet live: workers, queue, running tests by age. q or Ctrl-C ends it; on a pipe it is printed once."""
+def top(client: ApiClient, interval_s: float, as_json: bool) -> None:
+    """The fleet live: workers, queue, running tests by age. q or Ctrl-C ends it.
+
+    On a pipe, and with --json, it is printed once.
+    """
+    if as_json:
+        show_json(_look(client))
+        return
     from rich.console import Console
 
     console = Console(highlight=False)

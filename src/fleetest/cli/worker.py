@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path, readable=False)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _BACKOFF_MAX_S = 2.0
+_TOKEN_POLL_S = 0.2
 _INTERPRETER_TIMEOUT_S = 60.0
 _SCRATCH_BYTES_MIN = 64 * 1024
 
@@ -89,7 +90,6 @@ def check_fit(scratch: Path | None) -> None:
 async def _serve(settings: WorkerSettings) -> int:
     from fleetest import worker as agent
     from fleetest.hardware import detect
-    from fleetest.transport.identity import Role
     from fleetest.transport.websocket import check_url, connect_worker
     from fleetest.wire.session import NAME_CHARACTERS_MAX, SLOTS_MAX
 
@@ -104,7 +104,7 @@ async def _serve(settings: WorkerSettings) -> int:
         raise UserError(f"--slots {slots}: at most {SLOTS_MAX} are possible")
     if not (name.isprintable() and len(name) <= NAME_CHARACTERS_MAX):
         raise UserError(f"--name {name[:40]!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
-    token = find_token(settings.token_file, settings.data, Role.WORKER)
+    token = await _patient_token(settings)
     capabilities = await asyncio.to_thread(detect, labels=labels, resources=resources, python=python)
     served = agent.Worker(
         agent.WorkerSettings(
@@ -122,6 +122,26 @@ async def _serve(settings: WorkerSettings) -> int:
     connect = _patient(lambda: connect_worker(url, token, tls_ca=settings.tls_ca), settings.wait_s)
     await agent.run_worker(served, connect, on_notice=_say)
     return ExitStatus.OK
+
+
+async def _patient_token(settings: WorkerSettings) -> str:
+    """The token; that of a data directory is waited for, as its coordinator is: both may have been started just now."""
+    from fleetest.transport.identity import Role
+    from fleetest.transport.token import NoTokenFile
+
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + settings.wait_s
+    was_said = False
+    while True:
+        try:
+            return find_token(settings.token_file, settings.data, Role.WORKER)
+        except NoTokenFile as error:
+            if settings.token_file is not None or loop.time() + _TOKEN_POLL_S > give_up_at:
+                raise
+            if not was_said:
+                _say(f"{error} (trying for {settings.wait_s:g} s)")
+                was_said = True
+            await asyncio.sleep(_TOKEN_POLL_S)
 
 
 def _probe(settings: WorkerSettings) -> ProbeSettings | None:

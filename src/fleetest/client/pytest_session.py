@@ -98,7 +98,8 @@ class FleetSession:
         with self._interruptible():
             self._follow(session)
         if self._interrupts:
-            raise KeyboardInterrupt
+            # Not a bare KeyboardInterrupt: pytest would show where in Fleetest it was raised.
+            raise session.Interrupted("stopped by Ctrl-C")
         if self._exit is not None:
             self._raise_exit(self._exit, session)
         if session.shouldfail:
@@ -338,7 +339,6 @@ class FleetSession:
     def _raise_exit(self, request: ExitRequested, session: pytest.Session) -> None:
         match request.kind:
             case "interrupted":
-                # Not a bare KeyboardInterrupt: pytest would show where in Fleetest it was raised.
                 raise session.Interrupted(request.reason or "KeyboardInterrupt in a test")
             case "internal_error":
                 self._report_internal_error(request.reason)

@@ -89,8 +89,11 @@ class ApiClient:
                 self._connection.request(method, target, body, headers)
                 response = self._connection.getresponse()
                 return response.status, response.read()
+            except ssl.SSLCertVerificationError as error:
+                message = f"{self.url}: its certificate is not trusted here: give --tls-ca ({error.verify_message})"
+                raise UserError(message, ExitStatus.UNREACHABLE) from error
             except ssl.SSLError as error:
-                message = f"{self.url}: its certificate is not trusted here: give --tls-ca ({error.reason})"
+                message = f"{self.url} does not speak TLS as it must ({error.reason}): is it wss:// there, or ws://?"
                 raise UserError(message, ExitStatus.UNREACHABLE) from error
             except (http.client.HTTPException, OSError) as error:
                 # A kept connection may have been closed meanwhile: once more on a new one.

@@ -119,11 +119,11 @@ def _gpus() -> Iterator[Finding]:
 def _coordinator(
     coordinator: str | None, token_file: Path | None, data: Path | None, tls_ca: Path | None
 ) -> Iterator[Finding]:
-    url = coordinator or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    named = coordinator or os.environ.get(URL_VARIABLE)
     try:
         client = connect(coordinator, token_file, data, tls_ca)
     except UserError as error:
-        is_asked_for = coordinator is not None or token_file is not None or data is not None
+        is_asked_for = named is not None or token_file is not None or data is not None
         remedy = "start a coordinator here, or give --token-file; nothing is needed for pytest --fleet auto"
         yield Finding("token", "wrong" if is_asked_for else "warning", str(error), remedy)
         return
@@ -133,7 +133,7 @@ def _coordinator(
     except UserError as error:
         state: Literal["warning", "wrong"] = "wrong"
         remedy = 'see docs/how-to/run-a-fleet.md, "When it refuses"'
-        if error.exit_status is ExitStatus.UNREACHABLE and coordinator is None and not _is_answered(url):
+        if error.exit_status is ExitStatus.UNREACHABLE and named is None and not _is_answered(DEFAULT_URL):
             state, remedy = "warning", "fleetest coordinator; nothing is needed for pytest --fleet auto"
         yield Finding("coordinator", state, str(error), remedy)
     finally:

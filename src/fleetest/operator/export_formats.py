@@ -120,7 +120,8 @@ def as_html(run: ExportedRun) -> str:
 
 
 def _origin(run: ExportedRun) -> str:
-    parts = [f"Run {_text(run.run_id)}", _text(run.outcome), f"started {_text(run.started_at or 'at an unknown time')}"]
+    started = f"{run.started_at[:19].replace('T', ' ')} UTC" if run.started_at else "at an unknown time"
+    parts = [f"Run {_text(run.run_id)}", _text(run.outcome), f"started {_text(started)}"]
     if run.duration_s is not None:
         parts.append(duration(run.duration_s))
     if run.owner:
@@ -147,7 +148,9 @@ def _failure(task: ExportedTask) -> str:
 def _attempt(attempt: ExportedAttempt) -> str:
     where = f" on {_text(attempt.worker)}" if attempt.worker else ""
     took = f" after {duration(attempt.duration_s)}" if attempt.duration_s is not None else ""
-    parts = [part for part in (attempt.reason, attempt.traceback, attempt.output) if part.strip()]
+    # The evidence of a crash begins with its reason.
+    reason = "" if attempt.traceback.startswith(attempt.reason) else attempt.reason
+    parts = [part for part in (reason, attempt.traceback, attempt.output) if part.strip()]
     texts = "".join(f"<pre>{_text(part)}</pre>" for part in parts)
     return f"<h3>Attempt {attempt.attempt}: {_text(attempt.verdict)}{took}{where}</h3>{texts}"
 

@@ -111,7 +111,7 @@ def _tasks_of(client: ApiClient, run_id: str) -> Iterator[ExportedTask]:
             row["duration_s"],
             row["worker"] or "",
             row["started_at"] or "",
-            row["reason"],
+            row["reason"] or (attempts[-1].reason if attempts else ""),
             attempts,
         )
 
@@ -144,7 +144,7 @@ def from_history(queries: HistoryQueries, run_id: str) -> ExportedRun:
                 row["duration_s"],
                 row["worker"] or "",
                 "",
-                row["reason"] or "",
+                row["reason"] or (told[-1].reason if is_told and told else ""),
                 tuple(told) if is_told else (),
             )
         )

@@ -35,13 +35,16 @@ def find_run(client: ApiClient, text: str) -> dict[str, Any]:
     return dict(found[0])
 
 
-def find_tasks(client: ApiClient, run_id: str, text: str) -> list[dict[str, Any]]:
-    """The task of that id, else those with ``text`` in theirs, at most FOUND_MAX. Raises UserError if there is none."""
+def find_tasks(client: ApiClient, run_id: str, text: str) -> tuple[list[dict[str, Any]], int]:
+    """The task of that id, else those with ``text`` in theirs, at most FOUND_MAX, and how many more there are.
+
+    Raises UserError if there is none.
+    """
     # A page, not just as many as are shown: the very id may come after longer ones.
     tasks = list(client.pages("runs", run_id, "tasks", text=text, limit=PAGE))
     exact = [task for task in tasks if task["task_id"] == text]
     if exact or tasks:
-        return exact or tasks[:FOUND_MAX]
+        return (exact, 0) if exact else (tasks[:FOUND_MAX], len(tasks[FOUND_MAX:]))
     raise UserError(
         f"no test of run {run_id[:12]} has {printable(text)!r} in its name: see fleetest show {run_id[:12]}"
     )
@@ -57,4 +60,16 @@ def find_worker(client: ApiClient, name: str) -> dict[str, Any]:
     if len(found) > 1:
         names = ", ".join(printable(worker["worker_id"]) for worker in found[:3])
         raise UserError(f"more than one worker begins with {printable(name)!r} ({names}): give more of its name")
+    return dict(found[0])
+
+
+def find_alert(client: ApiClient, text: str) -> dict[str, Any]:
+    """The alert of that id, else the only one that begins so. Raises UserError."""
+    alerts = list(client.pages("alerts"))
+    exact = [alert for alert in alerts if alert["alert_id"] == text]
+    found = exact or [alert for alert in alerts if alert["alert_id"].startswith(text)]
+    if not found:
+        raise UserError(f"no alert begins with {printable(text)!r}: see fleetest alerts --all")
+    if len(found) > 1:
+        raise UserError(f"more than one alert begins with {printable(text)!r}: give more of its id")
     return dict(found[0])

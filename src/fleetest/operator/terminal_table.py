@@ -11,8 +11,10 @@ import click
 from fleetest.client.terminal_text import duration, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
 
+LAST_COLUMN_MIN = 20
+"""Characters that the last column of a table needs to be folded into."""
 STYLES = {
     "passed": "green",
     "healthy": "green",
@@ -75,10 +77,12 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric
 def print_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Collection[str]) -> None:
     """The same for texts that went through ``cell`` or the like."""
     console = terminal()
-    if console is not None:
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    # Only the last column is folded; a terminal that has no room for that breaks the lines itself, as those of a pipe.
+    room_needed = sum(widths[:-1]) + 2 * (len(widths) - 1) + min(widths[-1], LAST_COLUMN_MIN)
+    if console is not None and console.width >= room_needed:
         console.print(_rich_table(columns, cells, numeric))
         return
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     for line in [list(columns), *cells]:
         padded = [
             text.rjust(width) if name in numeric else text.ljust(width)
@@ -93,7 +97,8 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in numeric else "left", overflow="fold")
+        justify: JustifyMethod = "right" if name in numeric else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != columns[-1])
     for line in cells:
         # Text and not strings: names of tests are no markup.
         table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in line))

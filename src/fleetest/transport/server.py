@@ -32,6 +32,7 @@ from fleetest.transport.websocket import (
     CLIENT_PATH,
     CLOSE_TIMEOUT_S,
     PING_INTERVAL_S,
+    ROLE_NEEDED,
     WORKER_PATH,
     WebSocketLink,
 )
@@ -285,9 +286,8 @@ class NetworkServer:
         identity = passed.identity
         assert identity is not None, "a link is opened by somebody"
         if not identity.may(role):
-            raise Problem(
-                403, "role_not_allowed", f"this needs a token of role {role.value}, not {identity.role.value}"
-            )
+            detail = f"this needs a token of role {role.value}, not {identity.role.value}"
+            raise Problem(403, "role_not_allowed", detail, {ROLE_NEEDED: role.value})
         if request.method != "GET":
             raise Problem(405, "method_not_allowed", "a WebSocket is spoken here", {hdrs.ALLOW: "GET"})
         answer = web.WebSocketResponse(

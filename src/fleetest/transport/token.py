@@ -25,6 +25,10 @@ TOKEN_NAMES: Mapping[Role, str] = {
 _FORM = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
 
 
+class NoTokenFile(UserError):
+    """There is none yet: a coordinator makes it when it starts for the first time."""
+
+
 def ensure_data_directory(data_directory: Path) -> None:
     """Make it if it is not there. Raises UserError if others could put files into it."""
     try:
@@ -60,7 +64,7 @@ def read_token(path: Path) -> str:
                 f"no token file at {path}: give the coordinator's with --token-file or FLEETEST_TOKEN_FILE,"
                 " or its data directory with --data"
             )
-            raise UserError(message, ExitStatus.REFUSED) from error
+            raise NoTokenFile(message, ExitStatus.REFUSED) from error
         raise UserError(f"cannot read the token file {path}: {error.strerror}", ExitStatus.REFUSED) from error
     try:
         refuse_unsafe_file(path, os.fstat(descriptor))

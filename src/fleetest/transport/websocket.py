@@ -10,17 +10,17 @@ import errno
 import logging
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp import WSMsgType
+from aiohttp import WSMsgType, hdrs
 
 from fleetest.errors import ExitStatus, LinkClosed, RemoteProtocolError, UserError
-from fleetest.transport.identity import Identity
+from fleetest.transport.identity import Identity, Role
 from fleetest.wire.codec import FRAME_BYTES_MAX, Codec, VersionMismatch, client_codec, worker_codec
 from fleetest.wire.messages import (
     AttemptsFinished,
@@ -43,6 +43,8 @@ WORKER_PATH = "/v1/worker"
 CLIENT_PATH = "/v1/client"
 PING_INTERVAL_S = 30.0
 """A peer whose pong stays away for half of this is gone. Only a second signal: leases live by heartbeats."""
+ROLE_NEEDED = "Fleetest-Role-Needed"
+"""Header of a refused upgrade: dialers see no body."""
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 HIGH_WATER_MESSAGES = 1000
@@ -283,6 +285,14 @@ def _user_error(url: str, error: Exception) -> UserError:
                 " or its data directory with --data"
             )
             return UserError(message, ExitStatus.REFUSED)
+        headers: Mapping[str, str] = error.headers or {}
+        role = headers.get(ROLE_NEEDED, "")
+        if role in {known.value for known in Role}:
+            message = f"{url} refused: this needs a token of role {role!r}, such as {role}.token of its data directory"
+            return UserError(message, ExitStatus.REFUSED)
+        if error.status == 429:
+            wait_s = headers.get(hdrs.RETRY_AFTER, "60")[:20]
+            return Unreachable(f"{url}: too many wrong tokens from this address: try again in {wait_s} s")
         if error.status in {400, 403}:
             message = f"{url} refused this address: start the coordinator with --public-host for the name used here"
             return UserError(message, ExitStatus.REFUSED)
