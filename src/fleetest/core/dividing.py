@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
 from fleetest.core.entities import Task
@@ -25,17 +25,22 @@ def split(queue: GroupQueue, order: int, predict_s: Callable[[Task], float]) -> 
     far = GroupQueue(queue.level, queue.task_class, queue.group, queue.durations, order)
     half_s = queue.expected_s / 2
     moved_s = 0.0
-    while queue.count > 1 and (not far.count or moved_s < half_s):
+    left = queue.count
+    moved: list[Task] = []
+    while left > 1 and (not moved or moved_s < half_s):
         task = queue.tasks.pop()
         if task.place is not queue:
             continue
         task_s = predict_s(task)
-        if far.count and moved_s + task_s > half_s + task_s / 2:
+        if moved and moved_s + task_s > half_s + task_s / 2:
             queue.tasks.append(task)
             break
         moved_s += task_s
-        _move(task, queue, far)
-        far.tasks.appendleft(task)
+        moved.append(task)
+        left -= 1
+    moved.reverse()
+    far.tasks.extend(moved)
+    _count_over(moved, queue, far)
     _heal_class(queue, far)
     if queue.count:
         queue.push()
@@ -50,20 +55,28 @@ def _heal_class(queue: GroupQueue, far: GroupQueue) -> None:
     in_far = sum(is_same_class(last, task) for task in far.tasks)
     in_queue = sum(is_same_class(first, task) for task in queue.tasks if task.place is queue)
     if in_far < far.count and (in_far <= in_queue or in_queue == queue.count):
-        for _ in range(in_far):
-            first = far.tasks.popleft()
-            _move(first, far, queue)
-            queue.tasks.append(first)
+        back = [far.tasks.popleft() for _ in range(in_far)]
+        queue.tasks.extend(back)
+        _count_over(back, far, queue)
     elif in_queue < queue.count:
-        for _ in range(in_queue):
-            last = queue.last()
-            assert last is not None
-            queue.tasks.pop()
-            _move(last, queue, far)
-            far.tasks.appendleft(last)
+        on: list[Task] = []
+        while len(on) < in_queue:
+            last = queue.tasks.pop()
+            if last.place is queue:
+                on.append(last)
+        far.tasks.extendleft(on)
+        on.reverse()
+        _count_over(on, queue, far)
 
 
-def _move(task: Task, source: GroupQueue, target: GroupQueue) -> None:
-    source.adjust(task.spec.expected_s, -1)
-    task.place = target
-    target.adjust(task.spec.expected_s, 1)
+def _count_over(tasks: Sequence[Task], source: GroupQueue, target: GroupQueue) -> None:
+    """These have gone from one queue to the other of the same line."""
+    known_s, unknown = 0.0, 0
+    for task in tasks:
+        task.place = target
+        expected_s = task.spec.expected_s
+        if expected_s is None:
+            unknown += 1
+        else:
+            known_s += expected_s
+    source.pass_on(target, len(tasks), known_s, unknown)

@@ -100,6 +100,15 @@ class GroupQueue:
         self.known_s = self.known_s + known_s if self.count else 0.0
         line.known_s = line.known_s + known_s if line.count else 0.0
 
+    def pass_on(self, other: GroupQueue, count: int, known_s: float, unknown: int) -> None:
+        """Count tasks out here and in there, where ``other`` is of the same class and level: those keep their sums."""
+        self.count -= count
+        self.unknown -= unknown
+        self.known_s = self.known_s - known_s if self.count else 0.0
+        other.count += count
+        other.unknown += unknown
+        other.known_s += known_s
+
     def push(self) -> None:
         """List it anew among the groups of its line; earlier entries are void."""
         self.key = (-self.expected_s, self.order)
