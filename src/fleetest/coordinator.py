@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fleetest.core import commands, events
 from fleetest.core.cluster_state import STALL_S
 from fleetest.core.model import Capabilities, RunId, WorkerId
@@ -399,6 +401,8 @@ class Coordinator:
 
     def _submit(self, peer: _ClientPeer, submission: wire.SubmitRun) -> None:
         identity = getattr(peer.link, "identity", None)
+        if identity is not None and not submission.owner:
+            submission = msgspec.structs.replace(submission, owner=identity.name)
         self._take_in(submission, peer, identity.token_id if identity is not None else "")
 
     def _take_in(self, submission: wire.SubmitRun, peer: _ClientPeer | None, submitter: str) -> None:

@@ -77,6 +77,7 @@ def test_an_operator_finds_out_what_waits_and_mends_it(fleet, ask):
     status, text = ask("show")
     assert status == ExitStatus.TESTS_FAILED
     assert "2 passed, 1 failed" in text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("owner")] == ["submit"]
     assert "alone: cd" in text
     assert "printed by the test" in ask("logs", "sometimes")[1]
 

@@ -83,6 +83,16 @@ def test_tables_on_a_pipe(args: list[str], expected: list[list[str]]) -> None:
         assert [part for part in parts if part not in line] == []
 
 
+def test_the_counts_of_a_run_add_up(tmp_path: Path) -> None:
+    recorder = HistoryRecorder(tmp_path / "h.duckdb")
+    counts = {"passed": 5, "crashed": 2, "not_run": 1, "xfailed": 1}
+    recorder.record(RunStarted("a" * 32, 1.0, "pytest", "", "/project"), RunEnded("a" * 32, 2.0, counts))
+    assert recorder.close() == []
+    header, line = ask("--history", str(tmp_path / "h.duckdb")).splitlines()
+    shown = dict(zip(header.split()[4:-1], line.split()[5:-1], strict=True))
+    assert shown == {"tests": "9", "passed": "5", "failed": "0", "crashed": "2", "not_run": "1", "xfailed": "1"}
+
+
 @pytest.mark.usefixtures("project")
 def test_one_run_tells_failures_first() -> None:
     told = ask("run", "1abc").splitlines()

@@ -284,6 +284,32 @@ def test_an_address_without_tls_is_no_matter_of_certificates():
         thread.join()
 
 
+def test_an_address_with_tls_that_is_asked_without_is_told_so():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            for _ in range(2):  # A client tries a second time: a kept connection may have been closed.
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1024)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        client = ApiClient(f"ws://127.0.0.1:{server.getsockname()[1]}", "t" * 32)
+        with pytest.raises(UserError, match="does it speak TLS"):
+            client.get("status")
+        client.close()
+        thread.join()
+
+
+@pytest.mark.parametrize(("name", "said"), [("gone.pem", "No such file"), ("token", "not a certificate in PEM form")])
+def test_a_file_of_certificates_that_is_none_is_said_in_one_line(tmp_path, name, said):
+    (tmp_path / "token").write_text("t" * 32)
+    with pytest.raises(UserError, match=said) as error:
+        ApiClient("wss://127.0.0.1:1", "t" * 32, tmp_path / name)
+    assert "Errno" not in str(error.value)
+
+
 def test_doctor_takes_a_coordinator_of_the_environment_for_meant(monkeypatch, tmp_path):
     """It is not there: that is wrong, and no advice to start another one here."""
     token = tmp_path / "token"

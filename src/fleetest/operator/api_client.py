@@ -91,7 +91,7 @@ class ApiClient:
                 return response.status, response.read()
             except ssl.SSLCertVerificationError as error:
                 message = f"{self.url}: its certificate is not trusted here: give --tls-ca ({error.verify_message})"
-                raise UserError(message, ExitStatus.UNREACHABLE) from error
+                raise UserError(message, ExitStatus.REFUSED) from error
             except ssl.SSLError as error:
                 message = f"{self.url} does not speak TLS as it must ({error.reason}): is it wss:// there, or ws://?"
                 raise UserError(message, ExitStatus.UNREACHABLE) from error
@@ -116,11 +116,16 @@ def find_url(url: str | None) -> str:
 def _tls_context(tls_ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(tls_ca) if tls_ca is not None else None)
-    except (OSError, ssl.SSLError) as error:
-        raise UserError(f"--tls-ca {tls_ca}: not a certificate in PEM form ({error})") from error
+    except ssl.SSLError as error:
+        raise UserError(f"--tls-ca {tls_ca}: not a certificate in PEM form ({error.reason})") from error
+    except OSError as error:
+        raise UserError(f"--tls-ca {tls_ca}: {error.strerror}") from error
 
 
 def _unreachable(url: str, error: Exception) -> UserError:
+    if isinstance(error, http.client.RemoteDisconnected) and url.startswith(("ws:", "http:")):
+        message = f"{url} closed the connection at once: does it speak TLS (wss://)?"
+        return UserError(message, ExitStatus.UNREACHABLE)
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     message = f"cannot reach the coordinator at {url} ({reason}): is it running, is --coordinator right?"
     return UserError(message, ExitStatus.UNREACHABLE)

@@ -274,7 +274,8 @@ def tls_context(tls_ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=tls_ca)
     except (OSError, ssl.SSLError) as error:
-        raise UserError(f"cannot read the certificates in {tls_ca}: {error}") from error
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise UserError(f"cannot read the certificates in {tls_ca}: {reason}") from error
 
 
 def _user_error(url: str, error: Exception) -> UserError:
@@ -298,8 +299,12 @@ def _user_error(url: str, error: Exception) -> UserError:
             return UserError(message, ExitStatus.REFUSED)
         return Unreachable(f"{url} is not a coordinator: it answered with HTTP status {error.status}")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        message = f"{url}: its certificate is not trusted here ({error.certificate_error}); give its CA with --tls-ca"
+        cause = error.certificate_error
+        reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause
+        message = f"{url}: its certificate is not trusted here ({reason}); give its CA with --tls-ca"
         return UserError(message, ExitStatus.REFUSED)
+    if isinstance(error, aiohttp.ServerDisconnectedError) and url.startswith("ws:"):
+        return Unreachable(f"{url} closed the connection at once: does it speak TLS (wss://)?")
     if isinstance(error, asyncio.TimeoutError):
         return Unreachable(f"cannot reach the coordinator at {url}: no answer within {CONNECT_TIMEOUT_S:.0f} s")
     return Unreachable(f"cannot reach the coordinator at {url}: {_cause(error)}; is it running there?")
