@@ -162,6 +162,20 @@ def test_an_idle_slot_helps_the_largest_group_from_its_far_end(cluster):
     assert len(first) == len(second) == 10
 
 
+def test_a_group_is_divided_right_when_its_last_task_left_and_came_back(cluster):
+    cluster.join("w")
+    cluster.submit(*(task(f"{i:02}", group="a", expected_s=1.0) for i in range(20)))
+    records = cluster.state.cluster
+    last = records.runs[RUN].tasks["19"]
+    for _ in range(3):
+        records.dequeue([last])
+        records.enqueue([last])
+    cluster.join("v")
+    cluster.ready("v")
+    done = work_off(cluster, 1.0)
+    assert sorted(name for _, name in done) == [f"{i:02}" for i in range(20)]
+
+
 def test_the_group_with_most_work_left_is_helped_not_the_one_that_was_largest(cluster):
     cluster.join("w", slots=2)
     cluster.submit(

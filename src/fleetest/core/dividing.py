@@ -36,6 +36,8 @@ def split(queue: GroupQueue, order: int, predict_s: Callable[[Task], float]) -> 
             queue.tasks.append(task)
             break
         moved_s += task_s
+        # At once: a task that left and came back stands in the queue twice.
+        task.place = far
         moved.append(task)
         left -= 1
     moved.reverse()
@@ -56,6 +58,8 @@ def _heal_class(queue: GroupQueue, far: GroupQueue) -> None:
     in_queue = sum(is_same_class(first, task) for task in queue.tasks if task.place is queue)
     if in_far < far.count and (in_far <= in_queue or in_queue == queue.count):
         back = [far.tasks.popleft() for _ in range(in_far)]
+        for task in back:
+            task.place = queue
         queue.tasks.extend(back)
         _count_over(back, far, queue)
     elif in_queue < queue.count:
@@ -63,6 +67,7 @@ def _heal_class(queue: GroupQueue, far: GroupQueue) -> None:
         while len(on) < in_queue:
             last = queue.tasks.pop()
             if last.place is queue:
+                last.place = far
                 on.append(last)
         far.tasks.extendleft(on)
         on.reverse()
@@ -73,7 +78,6 @@ def _count_over(tasks: Sequence[Task], source: GroupQueue, target: GroupQueue) -
     """These have gone from one queue to the other of the same line."""
     known_s, unknown = 0.0, 0
     for task in tasks:
-        task.place = target
         expected_s = task.spec.expected_s
         if expected_s is None:
             unknown += 1
