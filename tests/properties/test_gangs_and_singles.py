@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fleetest.core.model import Limits, Requirements
@@ -61,6 +61,7 @@ class Arrivals:
     single_s=st.sampled_from([0.5, 2.0, 8.0]),
     priorities=st.sampled_from([(0, 0), (0, 1), (1, 0)]),
 )
+@example(workers=4, slots=3, size=2, alone=True, gang_s=2.0, single_s=0.5, priorities=(0, 1))
 def test_neither_starves_the_other(workers, slots, size, alone, gang_s, single_s, priorities):
     arrivals = Arrivals(
         workers,

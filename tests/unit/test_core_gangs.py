@@ -393,6 +393,20 @@ def test_work_of_higher_priority_is_before_a_gang_until_that_has_waited_long():
     assert 100.0 <= started_after <= 200.0
 
 
+def test_slots_that_stay_empty_beside_a_gang_which_runs_alone_are_wanted_all_the_same():
+    fleet = Fleet(slots=2)
+    alone = Requirements(workers=2, alone=True)
+    fleet.submit(task("t", requirements=alone), run="gang")
+    fleet.submit(task("x"), run="urgent", priority=1)
+    fleet.submit(task("next", requirements=alone), run="next")
+    fleet.begin()
+    # Long enough for everybody to think again who is to have these workers.
+    fleet.wait(5.0)
+    fleet.end(a=Verdict.PASSED, b=Verdict.PASSED)
+    assert "x" in fleet.leases
+    assert "next" not in fleet.leases
+
+
 def test_a_gang_of_higher_priority_gathers_first():
     fleet = Fleet()
     fleet.submit(task("x"), task("y", group="y"))

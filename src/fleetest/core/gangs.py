@@ -328,7 +328,8 @@ def _busy_s(slot: Slot, now: Instant) -> float:
 
 
 def _is_idle(slot: Slot) -> bool:
-    return not slot.leases and not slot.is_held
+    """Nobody else wants it: that an empty slot beside a test that runs alone stays empty says nothing."""
+    return not slot.leases and not slot.is_held and slot.worker.alone is None
 
 
 def _runs_gang(slot: Slot) -> bool:
