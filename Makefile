@@ -13,14 +13,16 @@ BENCH_VENV := benchmarks/.venv
 BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_READY := $(BENCH_VENV)/.ready
 TEST_ARGS ?=
+EXPLORE_ROUNDS ?= 10
 BENCH_ARGS ?= --quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compiled test-compiled lint format bench clean
+.PHONY: help demo test explore compiled test-compiled lint format bench clean
 
 help:
 	@echo 'make demo    run the example suite on four runners of this machine'
 	@echo 'make test    run the tests             (TEST_ARGS="tests/core -k lease")'
+	@echo 'make explore run the property tests on examples that nobody has tried yet   (EXPLORE_ROUNDS=$(EXPLORE_ROUNDS))'
 	@echo 'make lint    ruff, mypy --strict, import-linter'
 	@echo 'make compiled, make test-compiled   the core compiled with mypyc in $(COMPILED_VENV); needs a C compiler'
 	@echo 'make format  let ruff reformat'
@@ -32,6 +34,12 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+explore: $(READY)
+	@for round in $$(seq $(EXPLORE_ROUNDS)); do \
+	  echo "round $$round of $(EXPLORE_ROUNDS)"; \
+	  $(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=explore $(or $(TEST_ARGS),tests/properties tests/unit) || exit; \
+	done
 
 compiled: $(COMPILED_READY)
 

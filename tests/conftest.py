@@ -18,8 +18,10 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 
 pytest_plugins = ["pytester"]
 
-# A slow machine is no counterexample.
-settings.register_profile("fleetest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A slow machine is no counterexample. Whether a change passes is no matter of luck: the same examples every time. Those
+# that nobody has tried yet are for `make explore`.
+settings.register_profile("fleetest", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("explore", settings.get_profile("fleetest"), derandomize=False, print_blob=True)
 settings.load_profile("fleetest")
 
 _FOREIGN_PREFIXES = ("FLEETEST_", "PYTEST_XDIST_")
