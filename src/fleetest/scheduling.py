@@ -118,7 +118,7 @@ class SimpleScheduler:
         )
 
     def why(self, task: Task) -> str:
-        return "waiting for a free slot: all workers that could run it are busy"
+        return ""
 
     def choose(self, slot: Slot, room_s: float, room_tasks: int, now: Instant) -> Choice:
         chosen: list[Task] = []

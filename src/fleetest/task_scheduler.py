@@ -162,7 +162,7 @@ class TaskScheduler:
         queue = task.place
         if isinstance(queue, GroupQueue) and queue.owner is not None and queue.group.keep_together:
             return f"waiting for slot {queue.owner}, to which its group {queue.group.name!r} is kept"
-        return "waiting for a free slot: all workers that could run it are busy"
+        return ""
 
     # Choosing --------------------------------------------------------------------------------------------------
 

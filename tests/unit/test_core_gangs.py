@@ -271,6 +271,40 @@ def test_a_gang_waits_for_running_tests_and_nothing_else_gets_its_slots():
     assert len({name for names in fleet.queues.values() for name in names}) > len(busy) + 1
 
 
+def test_a_gang_starts_at_once_where_it_can_rather_than_on_slots_that_it_keeps():
+    fleet = Fleet("ab")
+    fleet.submit(task("x"), ready=False)
+    fleet.ready("a")
+    fleet.start("x")
+    fleet.submit(task("t", requirements=GANG), run="gang")
+    assert fleet.why("t", "gang").endswith("it gathers a, b and waits for a/0")
+    # x is expected to end within a moment, but only expected.
+    fleet.join("c")
+    fleet.ready("c", run="gang")
+    assert set(fleet.members("t")) == {"b", "c"}
+
+
+def test_who_gathers_is_thought_over_soon_while_slots_are_idle():
+    fleet = Fleet("abc")
+    lock = Requirements(locks=("db",))
+    fleet.submit(task("x", requirements=lock), task("y", requirements=lock), run="urgent", priority=1)
+    fleet.submit(task("t", requirements=GANG), run="gang")
+    # It leaves two idle workers to y, which cannot use them.
+    assert fleet.why("t", "gang").endswith("2 of 3 that fit have a free slot; other work is before it")
+    fleet.wait(0.3)
+    assert set(fleet.members("t")) == {"b", "c"}
+
+
+def test_why_names_the_gang_that_is_before_it_and_for_whom_a_free_slot_is_kept():
+    fleet = Fleet("ab")
+    fleet.submit(task("x", requirements=Requirements(alone=True)))
+    fleet.start("x")
+    fleet.submit(task("t", requirements=GANG), task("u", requirements=GANG), task("y"), run="gangs")
+    assert fleet.why("u", "gangs").endswith("1 of 2 that fit has a free slot; task 't' is before it")
+    kept = "waiting for a free slot: b/0 is kept for task 't', which needs several workers"
+    assert fleet.why("y", "gangs") == kept
+
+
 def test_two_gangs_never_wait_for_each_other():
     fleet = Fleet("abc", slots=2)
     fleet.submit(*(task(f"x{n}", group=f"{n}") for n in range(6)))

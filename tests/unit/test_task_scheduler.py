@@ -243,6 +243,24 @@ def test_a_kept_group_that_wants_its_worker_alone_waits_for_the_other_slots(clus
     assert running(cluster) == {("w", 0): "a1"}
 
 
+def test_nothing_is_moved_to_or_hedged_on_a_worker_that_runs_empty_for_who_wants_it_alone(cluster):
+    cluster.join("w", slots=2, capabilities=OLD_GPU)
+    cluster.join("p", capabilities=PLAIN)
+    cluster.submit(
+        task("x", requirements=needs(requires="cuda=*"), expected_s=100.0),
+        task("a", requirements=needs(requires="cuda=*", alone=True), expected_s=1.0),
+        *(task(f"{i}", group=f"{i}", expected_s=5.0) for i in range(3)),
+        ready=False,
+    )
+    cluster.ready("p")
+    cluster.ready("w")
+    cluster.start("x", "0")
+    cluster.wait(60.0)
+    assert running(cluster) == {("w", 0): "x", ("p", 0): "0"}
+    assert not cluster.all(commands.RevokeLeases)
+    assert cluster.why("2").startswith("waiting for a free slot: w/1 is kept empty for a test that wants w alone")
+
+
 def test_a_kept_group_moves_when_its_worker_is_lost(cluster):
     cluster.join("w1")
     cluster.join("w2")
@@ -352,6 +370,12 @@ def test_resources_are_reserved_while_a_task_runs(cluster):
     waiting = next(name for name in ("1", "2") if name not in cluster.leases)
     assert cluster.why(waiting) == "waiting for gpus on g (needs 1, 0 free)"
     assert [name for _, name in work_off(cluster)] == ["0", "1", "2"]
+
+
+def test_why_says_memory_with_its_unit(cluster):
+    cluster.join("w", slots=2, capabilities=Capabilities({}, {"memory": 8.0 * 2**30}))
+    cluster.submit(*(task(f"{i}", requirements=needs(memory="5GiB")) for i in range(2)))
+    assert cluster.why("1") == "waiting for memory on w (needs 5 GiB, 3 GiB free)"
 
 
 def test_a_reserving_task_gets_a_slot_although_plain_work_never_ends(cluster):

@@ -73,8 +73,8 @@ class Dispatch:
                 touched[slot] = None
 
     def empty_slots(self) -> list[Slot]:
-        """Slots of workers that accept work which have no lease."""
-        return self._hungry.empty()
+        """Slots of workers that accept work which have no lease, and for which nothing waits."""
+        return [slot for slot in self._hungry.empty() if slot.dry_for is None]
 
     @property
     def has_empty_slots(self) -> bool:
@@ -198,6 +198,7 @@ class Dispatch:
         while True:
             refused = len(self._put_back)
             choice = cluster.scheduling.choose(slot, room_s, room_tasks - len(slot.leases), cluster.now)
+            slot.dry_for = choice.hold
             if choice.hold is not None and not choice.hold.requirements.alone:
                 worker.holding = slot
             granted = self._grant(slot, choice.tasks)

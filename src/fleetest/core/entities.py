@@ -335,6 +335,8 @@ class Slot:
     """Its head ran far longer than predicted and what waited behind it was taken away."""
     is_held: bool = False
     """It runs dry for a gang and gets nothing else."""
+    dry_for: TaskClass | None = None
+    """When it was last offered work, the scheduler kept it, or its whole worker, for a waiting task of this class."""
     predicted_at_s: float | None = None
     """The mean of the run's durations when ``queued_s`` was last summed up."""
     name: str = field(init=False)

@@ -26,7 +26,7 @@ def explain(cluster: Cluster, run_id: RunId, task_id: TaskId) -> str:
         return "its suite is still being collected" if collecting else "unknown task"
     if task.state is TaskState.FINISHED:
         assert task.verdict is not None
-        return f"finished: {task.verdict.value}" + (f" ({task.reason})" if task.reason else "")
+        return f"finished: {task.verdict.value.replace('_', ' ')}" + (f" ({task.reason})" if task.reason else "")
     if task.state is TaskState.PENDING:
         due = cluster.deadlines.due(retry_key(task))
         if due is not None:
@@ -43,10 +43,10 @@ def _why_pending(task: Task) -> str:
     others = len(task.waits_for) - 1
     more = f" and {others} other{'s' if others != 1 else ''}" if others else ""
     if prerequisite is None:
-        return f"waiting for dependency {name}{more}, which is not collected yet"
+        return f"waiting for dependency {name} (not collected yet){more}"
     lease = prerequisite.lease
     where = _where_it_is(prerequisite, lease) if lease is not None else prerequisite.state.value
-    return f"waiting for dependency {name}{more} ({where})"
+    return f"waiting for dependency {name} ({where}){more}"
 
 
 def _where_it_is(task: Task, lease: LiveLease) -> str:
@@ -137,29 +137,50 @@ def _why_not_free(cluster: Cluster, task: Task, accepting: list[Worker]) -> str:
         return f"waiting for {(locks or short)[0]}"
     if task.requirements.alone:
         return f"waiting for worker {accepting[0].worker_id} to have nothing else running"
-    return cluster.scheduling.why(task) + _behind(cluster, task, accepting)
+    why = cluster.scheduling.why(task) or f"waiting for a free slot: {_why_no_slot(accepting)}"
+    return why + _behind(cluster, task, accepting)
+
+
+def _why_no_slot(accepting: list[Worker]) -> str:
+    for worker in accepting:
+        for slot in worker.slots if worker.alone is None else ():
+            if slot.leases:
+                continue
+            if slot.is_held and worker.gathering is not None:
+                return f"{slot} is kept for {worker.gathering.task}, which needs several workers"
+            if slot.dry_for is not None and slot.dry_for.requirements.alone:
+                return f"{slot} is kept empty for a test that wants {worker.worker_id} alone"
+    return "all workers that could run it are busy"
 
 
 def missing_worker(cluster: Cluster, requirements: Requirements, *, with_reason: bool = True) -> str:
     """The worker that nobody is, for "waits for ...": ``a worker with cuda>=12: nobody has it (closest: ...)``."""
     workers = list(cluster.workers.values())
-    several = requirements.workers > 1
-    what = f"{requirements.workers} workers at once" if several else "a worker"
+    if requirements.workers > 1:
+        what = f"{requirements.workers} workers at once{_with(_without_number(requirements))}"
+        return f"{what}: {_how_many(cluster, requirements, workers)}" if with_reason and workers else what
     if not with_reason:
-        return what + _with(_without_number(requirements))
+        return "a worker" + _with(_without_number(requirements))
     if not workers:
         return "a worker: none has joined"
-    lacking = _lacking_everywhere(requirements, workers)
-    if several:
-        kind = cluster.placement.requirement_kind(requirements)
-        count = sum(cluster.placement.fits(kind, worker.capability_kind) for worker in workers)
-        what += _with(_without_number(requirements))
-        return (
-            what
-            + f": there {'is' if count == 1 else 'are'} {count}"
-            + ("" if count else _closest(requirements, workers))
-        )
-    return f"{what}{_with(lacking)}: nobody has it{_closest(requirements, workers)}"
+    lacking = _with(_lacking_everywhere(requirements, workers))
+    return f"a worker{lacking}: nobody has it{_closest(requirements, workers)}"
+
+
+def no_worker(cluster: Cluster, requirements: Requirements) -> str:
+    """Why what nobody can run ends: ``no worker with cuda>=12 (closest: ...)``."""
+    workers = list(cluster.workers.values())
+    if not workers:
+        return "no worker has joined"
+    if requirements.workers > 1:
+        return f"needs {missing_worker(cluster, requirements)}"
+    return f"no worker{_with(_lacking_everywhere(requirements, workers))}{_closest(requirements, workers)}"
+
+
+def _how_many(cluster: Cluster, requirements: Requirements, workers: list[Worker]) -> str:
+    kind = cluster.placement.requirement_kind(requirements)
+    count = sum(cluster.placement.fits(kind, worker.capability_kind) for worker in workers)
+    return f"there {'is' if count == 1 else 'are'} {count}" + ("" if count else _closest(requirements, workers))
 
 
 def _with(what: str) -> str:

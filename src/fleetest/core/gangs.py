@@ -88,7 +88,9 @@ class Gangs:
         text = f"needs {size} workers at once, and {free} of {len(fitting)} that fit {_have(free)} a free slot"
         gathering = self._gathering.get(task)
         if gathering is None:
-            return f"{text}; other work is before it"
+            first = min(self._gathering, key=self._rank, default=None)
+            is_behind = first is not None and self._rank(first) < self._rank(task)
+            return f"{text}; {first if is_behind else 'other work'} is before it"
         waits_for = [str(slot) for slot in gathering.slots if slot.leases]
         return f"{text}; it gathers {', '.join(str(slot.worker.worker_id) for slot in gathering.slots)}" + (
             f" and waits for {waits_for[0]}" if waits_for else ""
@@ -119,9 +121,11 @@ class Gangs:
         is_due, self._is_due = self._is_due, False
         if not self._waiting or not (has_idle or is_due):
             return False
-        if not is_due and cluster.now < self._planned_at + LOOK_S:
-            if ("gangs",) not in cluster.deadlines:
-                cluster.deadlines.set(("gangs",), self._planned_at + LOOK_S)
+        look_at = self._planned_at + LOOK_S
+        if not is_due and cluster.now < look_at:
+            due = cluster.deadlines.due(("gangs",))
+            if due is None or due > look_at:
+                cluster.deadlines.set(("gangs",), look_at)
             return False
         before = {task: tuple(gathering.slots) for task, gathering in self._gathering.items()}
         self._plan(after_dispatch=True)
@@ -234,6 +238,11 @@ class Gangs:
         """The slots that are expected to be free soonest, one on each of so many workers, in order of joining."""
         own = self._gathering.get(task)
         placement, now = self._cluster.placement, self._cluster.now
+        untried = [worker for worker in workers if worker.worker_id not in task.avoid]
+        startable = [worker for worker in untried if any(self._is_free(slot, task) for slot in worker.slots)]
+        if len(startable) >= task.requirements.workers:
+            # To start at once is better than to keep what is only expected to be free.
+            workers, own = startable, None
         best: list[tuple[tuple[bool, float, int, int], Slot]] = []
         for worker in workers:
             is_own = own is not None and worker.gathering is own

@@ -60,7 +60,7 @@ def preference(requirements: Requirements, capabilities: Capabilities) -> float:
 def unmet(requirements: Requirements, capabilities: Capabilities) -> list[str]:
     """What is lacking, for people: ``cuda>=12 (has 11.8)``; empty if the requirements match."""
     lacking = [
-        f"{describe_amount(name, amount)} (has {_amount(name, capabilities.resources.get(name, 0.0))})"
+        f"{describe_amount(name, amount)} (has {format_amount(name, capabilities.resources.get(name, 0.0))})"
         for name, amount in requirements.resources
         if capabilities.resources.get(name, 0.0) < amount
     ]
@@ -72,7 +72,7 @@ def unmet(requirements: Requirements, capabilities: Capabilities) -> list[str]:
 
 def describe_amount(name: str, amount: float) -> str:
     """``memory 8 GiB``, ``gpus 1``."""
-    return f"{name} {_amount(name, amount)}"
+    return f"{name} {format_amount(name, amount)}"
 
 
 def describe(requirements: Requirements) -> str:
@@ -87,7 +87,8 @@ def describe(requirements: Requirements) -> str:
     return ", ".join(parts) or "nothing special"
 
 
-def _amount(name: str, amount: float) -> str:
+def format_amount(name: str, amount: float) -> str:
+    """``8 GiB`` of memory, ``1`` of gpus."""
     return format_size(amount) if name.endswith("memory") else f"{amount:g}"
 
 
@@ -107,7 +108,7 @@ def _values_of(constraint: Constraint, capabilities: Capabilities) -> str:
     wanted = read_quantity(constraint.value)
     unlike = [value for value in values if _is_unlike(value, wanted, constraint)]
     if name in capabilities.resources:
-        values.append(_amount(name, capabilities.resources[name]))
+        values.append(format_amount(name, capabilities.resources[name]))
         if wanted is not None and wanted.dimension is not Dimension.SIZE:
             unlike.append(values[-1])
     if not values:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fleetest.core.entities import LiveLease, RequirementKind, Suite, Task, TaskClass, Worker
-from fleetest.core.matching import matches, preference
+from fleetest.core.matching import format_amount, matches, preference
 from fleetest.core.model import Capabilities, Requirements, WorkerId
 
 
@@ -200,7 +200,8 @@ class Placement:
             yield f"{worker.alone.task} has {worker.worker_id} for itself"
         for name, amount in requirements.resources:
             if worker.free.get(name, 0.0) < amount - 1e-9:
-                yield f"{name} on {worker.worker_id} (needs {amount:g}, {worker.free.get(name, 0.0):g} free)"
+                needed, free = format_amount(name, amount), format_amount(name, worker.free.get(name, 0.0))
+                yield f"{name} on {worker.worker_id} (needs {needed}, {free} free)"
         for name in requirements.locks:
             if name in self.locks:
                 yield f"lock {name!r} (held by {self.locks[name].task})"

@@ -84,7 +84,7 @@ class SchedulingPolicy(Protocol):
         """True if anything is queued that could run on this worker if everything were free."""
 
     def why(self, task: Task) -> str:
-        """Why this queued task, which could run on a free slot, has not been chosen yet."""
+        """Why this queued task, which could run on a free slot, is kept from those that are; empty: for no reason."""
 
 
 @dataclass(frozen=True, slots=True)
