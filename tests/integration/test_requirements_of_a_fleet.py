@@ -63,9 +63,10 @@ def test_what_nobody_has_is_said_and_ends_after_the_wait(fleet):
     fleet.worker("w", "--label", "board=rev2")
     status, output, _ = fleet.run("--fleet-wait-for-workers", "0.3s")
     assert status == ExitStatus.TESTS_FAILED
-    what = "board=rev3: nobody has it (closest: worker w lacks board=rev3 (has rev2))"
-    assert f"fleetest: 1 test waits for a worker with {what}; without one, not run after 0.3 s" in output
-    assert f"not run: no worker with {what}, after 0.3 s of waiting" in output
+    closest = "(closest: worker w lacks board=rev3 (has rev2))"
+    waits = f"1 test waits for a worker with board=rev3: nobody has it {closest}"
+    assert f"fleetest: {waits}; without one, not run after 0.3 s" in output
+    assert f"not run: no worker with board=rev3 {closest}, after 0.3 s of waiting" in output
     assert "1 passed, 1 error" in output
 
 

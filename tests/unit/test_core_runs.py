@@ -228,6 +228,12 @@ def test_a_dependant_waits_for_success(cluster):
     assert "b" in cluster.leases
 
 
+def test_why_says_of_one_of_several_dependencies_where_it_is(cluster):
+    cluster.join("w")
+    cluster.submit(task("a"), task("b", depends_on=["c", "a"]), task("c", depends_on=["a"]))
+    assert cluster.why("b") == "waiting for dependency a (next on w/0, attempt 1) and 1 other"
+
+
 def test_a_failed_dependency_ends_the_whole_chain(cluster):
     cluster.join("w")
     cluster.submit(task("a"), task("b", depends_on=["a"]), task("c", depends_on=["b"]), task("d", depends_on=["c"]))
@@ -240,8 +246,8 @@ def test_a_failed_dependency_ends_the_whole_chain(cluster):
     }
     assert [outcome.reason for outcome in cluster.outcomes()[1:]] == [
         "dependency a failed",
-        "dependency b failed",
-        "dependency c failed",
+        "dependency b was not run",
+        "dependency c was not run",
     ]
     assert finished(cluster)
 

@@ -455,7 +455,9 @@ def test_a_fleet_that_waits_with_nothing_running_says_so_once(
 
     SuiteRun(suite, SuiteOptions(title=""), fleet, report, progress, clock=lambda: next(seconds)).execute()
 
-    assert stream.getvalue().count("nothing is running, and 1 wait for a slot") == (1 if is_told else 0)
+    assert stream.getvalue().count("nothing of this run is running, and 1 test waits for a slot") == (
+        1 if is_told else 0
+    )
 
 
 def test_hostile_text_cannot_reach_the_terminal(suite: SuiteFile) -> None:

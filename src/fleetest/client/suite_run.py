@@ -170,8 +170,9 @@ class SuiteRun:
             self._has_said_idle = True
             waiting = self.results.waiting
             names = ", ".join(waiting[:WAITING_NAMES_MAX]) + (" ..." if len(waiting) > WAITING_NAMES_MAX else "")
+            who = "1 test waits" if len(waiting) == 1 else f"{len(waiting)} tests wait"
             self._report.say(
-                f"nothing is running, and {len(waiting)} wait for a slot or for a machine that has what they need:"
+                f"nothing of this run is running, and {who} for a slot, for what a machine must have, or for a retry:"
                 f" {names} (Ctrl-C ends the run)",
                 "yellow",
             )

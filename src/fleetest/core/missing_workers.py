@@ -10,7 +10,7 @@ from fleetest.core import events
 from fleetest.core.cluster import MISSING_WORKER_DEADLINE, Cluster
 from fleetest.core.commands import PublishNotice
 from fleetest.core.entities import MissingWorker, RequirementKind, Run, Task
-from fleetest.core.explain import missing_worker
+from fleetest.core.explain import missing_worker, no_worker
 from fleetest.core.lifecycle import TaskState
 from fleetest.core.matching import matches
 from fleetest.core.model import NO_REQUIREMENTS, Requirements, RunId, Verdict
@@ -118,7 +118,7 @@ class MissingWorkers:
     def _give_up(self, run: Run, requirements: Requirements) -> None:
         missing = run.missing[requirements]
         missing.is_given_up = True
-        missing.reason = f"no {missing_worker(self._cluster, requirements).removeprefix('a ')}"
+        missing.reason = no_worker(self._cluster, requirements)
         if run.wait_for_workers_s:
             missing.reason += f", after {run.wait_for_workers_s:g} s of waiting"
         self._given_up[run.run_id] = None

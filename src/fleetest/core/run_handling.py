@@ -24,7 +24,7 @@ from fleetest.core.entities import (
 from fleetest.core.lifecycle import TaskState
 from fleetest.core.model import WEIGHT_MAX, WEIGHT_MIN, LeaseId, Requirements, RunId, TaskSpec, Verdict, WorkerId
 from fleetest.core.requirements import merge_requirements
-from fleetest.core.task_handling import TaskHandling
+from fleetest.core.task_handling import TaskHandling, why_dependants_end
 
 
 class RunHandling:
@@ -150,7 +150,7 @@ class RunHandling:
             if prerequisite is not None and prerequisite.state is TaskState.FINISHED:
                 assert prerequisite.verdict is not None
                 if not prerequisite.verdict.is_success:
-                    self._tasks.finish_unexecuted(task, Verdict.NOT_RUN, f"dependency {name} failed")
+                    self._tasks.finish_unexecuted(task, Verdict.NOT_RUN, why_dependants_end(prerequisite))
                     return
                 continue
             if name not in task.waits_for:

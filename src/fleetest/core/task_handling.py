@@ -22,6 +22,12 @@ def retry_key(task: Task) -> tuple[str, RunId, TaskId]:
     return ("retry", task.run.run_id, task.task_id)
 
 
+def why_dependants_end(prerequisite: Task) -> str:
+    """The reason of those that are not run because this task ended without success."""
+    how = {Verdict.NOT_RUN: "was not run", Verdict.CANCELLED: "was cancelled"}
+    return f"dependency {prerequisite.task_id} {how.get(prerequisite.verdict or Verdict.FAILED, 'failed')}"
+
+
 class TaskHandling:
     def __init__(self, cluster: Cluster, when_all_finished: Callable[[Run], None]) -> None:
         self._cluster = cluster
@@ -107,7 +113,7 @@ class TaskHandling:
                     if not dependant.waits_for:
                         self.queue([dependant], f"dependency {prerequisite.task_id} done")
                 else:
-                    reason = f"dependency {prerequisite.task_id} failed"
+                    reason = why_dependants_end(prerequisite)
                     self._settle(dependant, _unexecuted(dependant, Verdict.NOT_RUN, reason))
                     ended.append(dependant)
 
