@@ -1,7 +1,9 @@
 """Answers that many ask for are made once, within a budget, and never tell one asker what another may see."""
 
 import asyncio
+import gc
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -168,13 +170,14 @@ def test_who_has_heard_of_the_end_of_a_run_is_not_told_of_before():
     async def main():
         desk = Desk()
         route = desk.route(shared_s=5.0)
-        paths = ["/api/v1/runs/r1", "/api/v1/runs/r1/tasks?limit=5", "/api/v1/runs/r2"]
+        runs = "/api/v1/runs"
+        paths = [f"{runs}/r1", f"{runs}/r1/tasks?limit=5", runs, f"{runs}?limit=1", f"{runs}/r2"]
         for path in paths:
             await desk.ask(route, path)
         desk.shared.observe(events.DeadlineReached(), [commands.RunFinished(RunId("r1"), {})])
         for path in paths:
             await desk.ask(route, path)
-        assert desk.made == [*paths, *paths[:2]]
+        assert desk.made == [*paths, *paths[:4]]
 
     asyncio.run(main())
 
@@ -203,5 +206,24 @@ def test_few_are_kept():
         for count in range(2 * KEPT_MAX):
             await desk.ask(route, f"/x?number={count}")
         assert len(desk.shared._kept) == KEPT_MAX
+
+    asyncio.run(main())
+
+
+def test_what_is_not_kept_any_more_takes_no_memory():
+    async def main():
+        desk = Desk()
+        looking, changing = desk.route(shared_s=5.0), desk.route(Role.ADMIN, shared_s=None)
+        makings: weakref.WeakSet[asyncio.Task[bytes]] = weakref.WeakSet()
+        for count in range(2 * KEPT_MAX):
+            path = f"/x?number={count}"
+            await desk.ask(looking, path)
+            makings.add(desk.shared._kept[path].making)
+        await asyncio.sleep(0)
+        gc.collect()
+        assert len(makings) == KEPT_MAX
+        await desk.ask(changing)
+        gc.collect()
+        assert not makings
 
     asyncio.run(main())

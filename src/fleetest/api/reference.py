@@ -27,7 +27,7 @@ it: [use the API](../how-to/use-the-api.md).
   have at most 1,000 entries.
 - **Age**: while many look at a large fleet, what is shown of it is computed once for all who ask within a moment (at
   most 10 s). An answer with the header `Age` is from so many seconds ago, and something has happened since. After a
-  POST and after the end of a run nobody is told of a time before it.
+  POST nobody is told of a time before it, and after the end of a run nobody who asks for it or for the list of runs.
 - **POST** takes `Idempotency-Key`: asking again with the same key and body within a day gives the same answer and
   does nothing.
 - Bodies are `Content-Type: application/json`; unknown fields and parameters are refused.

@@ -73,11 +73,12 @@ class SharedAnswers:
         return dataclasses.replace(route, handler=partial(self._change, route))
 
     def observe(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
-        """Whoever has heard of a run's end must not be told of a time before it."""
+        """Whoever has heard of a run's end must not be told of a time before it, by the run or by the list of runs."""
         for command in commanded:
             if type(command) is commands.RunFinished:
-                root = f"/api/v1/runs/{command.run_id}"
-                for key in [key for key in self._kept if key.startswith(root)]:
+                runs = "/api/v1/runs"
+                one = f"{runs}/{command.run_id}"
+                for key in [key for key in self._kept if key.startswith(one) or key.partition("?")[0] == runs]:
                     del self._kept[key]
 
     async def _change(self, route: Route, call: Call) -> Any:
@@ -125,17 +126,19 @@ class SharedAnswers:
 
     def _made(self, key: str, kept: _Kept) -> None:
         if kept.making.cancelled() or kept.making.exception() is not None:
-            self._forget(key, kept)
+            self._forget(key, kept.began_at)
         else:
-            asyncio.get_running_loop().call_later(AGE_MAX_S, self._forget, key, kept)
+            # By its time, so that the timer does not hold an answer that is not kept any more.
+            asyncio.get_running_loop().call_later(AGE_MAX_S, self._forget, key, kept.began_at)
 
     def _make_room(self) -> None:
         size = sum(each.size for each in self._kept.values())
         while len(self._kept) > KEPT_MAX or size > KEPT_BYTES_MAX:
             size -= self._kept.pop(next(iter(self._kept))).size
 
-    def _forget(self, key: str, kept: _Kept) -> None:
-        if self._kept.get(key) is kept:
+    def _forget(self, key: str, began_at: float) -> None:
+        kept = self._kept.get(key)
+        if kept is not None and kept.began_at == began_at:
             del self._kept[key]
 
 
