@@ -21,6 +21,7 @@ from aiohttp import WSMsgType, web
 from fleetest.api import answers, describe, frames
 from fleetest.api.answers import utc
 from fleetest.api.context import Context
+from fleetest.api.series import told_facts
 from fleetest.core import commands, events
 from fleetest.core.alerts import Alert
 from fleetest.core.model import RunId
@@ -31,6 +32,8 @@ from fleetest.transport.server import HEADERS, REVOKED
 TICK_S = 0.25
 BUDGET = 0.01
 """Part of a processor for finding out what changed."""
+PAUSE_MAX_S = 10.0
+"""However dear the last look was: it may have been the garbage collector's."""
 LOOKED_AFTER_EVERY_S = 1.0
 """Clients, at least: are their tokens still good, do they read?"""
 SLOW_TICKS = 4
@@ -232,10 +235,10 @@ class EventHub:
         return changed, gone
 
     def _worker_rows(self) -> list[frames.WorkerRow]:
-        cluster, facts_of = self._context.fleet.state.cluster, self._context.fleet.worker_facts
+        fleet, cluster = self._context.fleet, self._context.fleet.state.cluster
         rows = []
         for worker_id, worker in cluster.workers.items():
-            facts = facts_of.get(worker_id)
+            told = told_facts(fleet, worker_id)
             used = sum(bool(slot.leases) for slot in worker.slots)
             rows.append(
                 frames.WorkerRow(
@@ -244,8 +247,8 @@ class EventHub:
                     len(worker.slots),
                     used,
                     worker.lease_count - used,
-                    facts.load_average if facts is not None else None,
-                    facts.memory_available_bytes if facts is not None else None,
+                    told.load_average if told is not None else None,
+                    told.memory_available_bytes if told is not None else None,
                     len(cluster.alerts.causes(worker_id)),
                 )
             )
@@ -287,7 +290,7 @@ class EventHub:
                 self.tick()
             except Exception:
                 _log.exception("live events could not be told")
-            pause_s = max(TICK_S, (time.thread_time() - began) / BUDGET)
+            pause_s = min(max(TICK_S, (time.thread_time() - began) / BUDGET), PAUSE_MAX_S)
 
     async def _pause(self, pause_s: float) -> None:
         """However long it is, who may not listen any more is cut off meanwhile."""

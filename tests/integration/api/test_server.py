@@ -3,11 +3,13 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
 from fleetest.api import frames
+from fleetest.api.events import PAUSE_MAX_S, EventHub
 from fleetest.api.worker_states import CHANGES_MAX
 from fleetest.core import events
 from fleetest.core.model import AttemptResult, Capabilities, Verdict
@@ -395,6 +397,45 @@ def test_live_events_tell_what_changes(serve):
                 while (message := await other.receive()).type is aiohttp.WSMsgType.TEXT:
                     pass
                 assert (message.type, other.close_code) == (aiohttp.WSMsgType.CLOSE, 1008)
+
+    run(main)
+
+
+def test_what_a_worker_has_not_told_yet_is_not_shown_as_nothing(serve):
+    """A screen and a question must agree, and no machine has no memory at all."""
+
+    async def main():
+        async with serve() as served, worker(served) as w1:
+            asked = [(await served.ask("GET", "/api/v1/workers/w1")).value]
+            async with listening(served) as socket:
+                told = [(await frame(socket, "snapshot"))["workers"][0]]
+                w1.link.send(wire.Heartbeat(load_average=0.5, memory_available_bytes=2**30))
+                told.append((await frame(socket, "delta", lambda found: found["workers"]))["workers"][0])
+            asked.append((await served.ask("GET", "/api/v1/workers/w1")).value)
+            shown = [(each["load_average"], each["memory_available_bytes"]) for each in asked]
+            assert shown == [(None, None), (0.5, 2**30)]
+            assert [tuple(row[5:7]) for row in told] == shown
+
+    run(main)
+
+
+def test_one_dear_look_does_not_keep_screens_waiting_for_long(serve, monkeypatch):
+    async def main():
+        pauses_s = []
+        second = asyncio.Event()
+
+        async def pause(hub, pause_s):
+            pauses_s.append(pause_s)
+            if len(pauses_s) == 2:
+                second.set()
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(EventHub, "_pause", pause)
+        spent = iter([0.0, 3.0])
+        monkeypatch.setattr("fleetest.api.events.time", SimpleNamespace(thread_time=lambda: next(spent)))
+        async with serve() as served, listening(served):
+            await second.wait()
+            assert pauses_s[1] == PAUSE_MAX_S
 
     run(main)
 
