@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import yarl
 from aiohttp import WSMsgType, hdrs, web
 
 from fleetest.errors import ExitStatus, UserError
+from fleetest.transport.gate import Pass
 from fleetest.transport.problems import Problem
-from fleetest.transport.server import HEADERS
+from fleetest.transport.server import CLOSED_REVOKED, CREDENTIALS_CHECK_S, HEADERS, REVOKED
 from fleetest.transport.websocket import tls_context
 
 EVENTS_PATH = "/api/v1/events"
@@ -68,7 +69,9 @@ class DashboardProxy:
         self._turns = asyncio.Semaphore(REQUESTS_MAX)
         self._listeners: set[web.WebSocketResponse[Any]] = set()
 
-    def start(self) -> None:
+    def start(self, is_good: Callable[[Pass], bool]) -> None:
+        """``is_good``: whether what passed the gate here once would pass now."""
+        self._is_good = is_good
         timeout = aiohttp.ClientTimeout(
             total=ANSWER_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S
         )
@@ -101,11 +104,11 @@ class DashboardProxy:
     def takes(self, raw_path: str) -> bool:
         return raw_path.startswith("/api/") or raw_path in PATHS
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
         """Ask the coordinator and pass on what it says. Raises Problem: 502, 503, 413."""
         path = request.raw_path.partition("?")[0]
         if path == EVENTS_PATH and request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-            return await self._follow(request)
+            return await self._follow(request, passed)
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         if (request.content_length or 0) > BODY_BYTES_MAX:
             raise _too_big()
@@ -155,8 +158,8 @@ class DashboardProxy:
             self.url,
         )
 
-    async def _follow(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Frames of the coordinator to one browser; as slow as the browser reads."""
+    async def _follow(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
+        """Frames of the coordinator to one browser; as slow as the browser reads, and until its user logs out."""
         if len(self._listeners) >= LISTENERS_MAX:
             raise Problem(503, "too_many_listeners", "too many listen already: close a page", {hdrs.RETRY_AFTER: "30"})
         here: web.WebSocketResponse[Any] = web.WebSocketResponse(
@@ -188,7 +191,7 @@ class DashboardProxy:
             here.headers.update(HEADERS)
             await here.prepare(request)
             self._listeners.add(here)
-            await self._pump(there, here)
+            await self._pump(there, here, passed)
         finally:
             self._listeners.discard(here)
             await there.close()
@@ -196,23 +199,33 @@ class DashboardProxy:
             request.transport.abort()
         return here
 
-    @staticmethod
-    async def _pump(there: aiohttp.ClientWebSocketResponse[Any], here: web.WebSocketResponse[Any]) -> None:
+    async def _pump(
+        self, there: aiohttp.ClientWebSocketResponse[Any], here: web.WebSocketResponse[Any], passed: Pass
+    ) -> None:
         async def outwards() -> None:
             async for message in there:
                 if message.type is not WSMsgType.TEXT:
                     break
                 await asyncio.wait_for(here.send_str(message.data), STALLED_S)
 
+        async def until_logged_out() -> None:
+            while self._is_good(passed):
+                await asyncio.sleep(CREDENTIALS_CHECK_S)
+
         sending = asyncio.ensure_future(outwards())
         # Browsers say nothing here but that they leave.
         reading = asyncio.ensure_future(here.receive())
+        ending = asyncio.ensure_future(until_logged_out())
         try:
-            await asyncio.wait({sending, reading}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            is_ended = ending.done()
         finally:
-            for task in (sending, reading):
+            for task in (sending, reading, ending):
                 task.cancel()
-            await asyncio.gather(sending, reading, return_exceptions=True)
+            await asyncio.gather(sending, reading, ending, return_exceptions=True)
+        if is_ended:
+            await _close(here, CLOSED_REVOKED, REVOKED.encode())
+            return
         code = there.close_code or 1013
         await _close(here, code if code in (1000, 1001, 1008, 1013) else 1013, b"the coordinator closed this")
 

@@ -29,7 +29,7 @@ class Elsewhere(Protocol):
 
     def takes(self, raw_path: str) -> bool: ...
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
         """Raises Problem."""
 
 
@@ -52,7 +52,7 @@ class DashboardServer:
     async def answer(self, request: web.BaseRequest, passed: Pass) -> web.StreamResponse:
         path = raw_path(request)
         if self._elsewhere is not None and not self._table.is_exact(path) and self._elsewhere.takes(path):
-            return await self._elsewhere.answer(request)
+            return await self._elsewhere.answer(request, passed)
         return await self._dispatcher.answer(request, passed)
 
     def challenge(self, request: web.BaseRequest) -> web.Response:

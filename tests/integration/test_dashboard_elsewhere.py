@@ -213,6 +213,28 @@ def test_the_proxy_has_the_same_gate(start: Callable[..., subprocess.Popen[str]]
         asyncio.run(browser.events(1))
 
 
+def test_who_logs_out_of_the_proxy_hears_no_more(start: Callable[..., subprocess.Popen[str]]) -> None:
+    _, url = coordinator(start)
+    proxy = start("fleetest", "dashboard", "--coordinator", url, "--port", "0")
+    browser = Browser(line_with(proxy, "dashboard of"))
+    assert browser.log_in() == 200
+
+    async def main() -> None:
+        headers = {"Cookie": browser.cookie, "Origin": browser.url}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{browser.url}/api/v1/events", headers=headers) as listening,
+        ):
+            assert (await listening.receive_json())["type"] == "snapshot"
+            assert (await asyncio.to_thread(browser.ask, "POST", "/logout", {}))[0] == 200
+            while (await listening.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+            assert listening.close_code == 1008
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+    assert browser.ask("GET", "/api/v1/status")[0] == 401
+
+
 def test_a_token_that_is_refused_is_one_line(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     _, url = coordinator(start)
     wrong = tmp_path / "wrong"

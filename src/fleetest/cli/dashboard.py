@@ -97,7 +97,7 @@ async def _serve(url: str, token: str, tls_ca: Path | None, port: int, is_opened
         site=DashboardServer(LoginRoutes(login), proxy),
         sessions=login.sessions,
     )
-    proxy.start()
+    proxy.start(server.gate.is_good)
     try:
         trouble = await proxy.check()
         bound = await server.start(HOST, port)
