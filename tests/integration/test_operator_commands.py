@@ -165,7 +165,10 @@ def test_mistakes_are_one_line_with_a_documented_status(fleet, ask):
         "fleetest: there is no run yet: start one with pytest --fleet, or fleetest run\n",
     )
     status, text = ask("drain", "nobody")
-    assert (status, text) == (ExitStatus.USAGE_ERROR, "fleetest: there is no worker 'nobody': see fleetest workers\n")
+    assert (status, text) == (
+        ExitStatus.USAGE_ERROR,
+        "fleetest: no worker begins with 'nobody': see fleetest workers\n",
+    )
     wrong = fleet.directory / "wrong"
     wrong.write_text("x" * 43)
     wrong.chmod(0o600)

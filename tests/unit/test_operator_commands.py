@@ -13,7 +13,7 @@ from fleetest.errors import ExitStatus, UserError
 from fleetest.operator import api_client, terminal_table
 from fleetest.operator.api_client import ApiClient
 from fleetest.operator.checks import examine
-from fleetest.operator.lookup import find_run, find_tasks, find_worker
+from fleetest.operator.lookup import find_alert, find_run, find_tasks, find_worker
 
 COUNTS = {"waiting": 1, "leased": 1, "running": 2, "finished": 6}
 HOSTILE = "tests/t.py::test_a[\x1b[2J\u202e[red]]"
@@ -69,6 +69,11 @@ class Coordinator:
     def pages(self, *path, limit=None, text="", **query):
         found = [item for item in self.answers["/".join(path)] if text in item.get("task_id", item.get("run_id", ""))]
         return iter(found[:limit])
+
+    def find(self, *path):
+        if path[2:3] == ("tasks",):
+            return next((task for task in self.answers["/".join(path[:3])] if task["task_id"] == path[3]), None)
+        return self.answers.get("/".join(path))
 
     def post(self, *path, body=None):
         self.posted.append(("/".join(path), body))
@@ -186,7 +191,8 @@ def test_an_alert_is_acknowledged_by_the_beginning_of_its_id(call):
 )
 def test_show_ends_like_the_run(call, fields, status):
     run = run_of("a" * 32, **fields)
-    answers = {"runs": [run], f"runs/{'a' * 32}": run, f"runs/{'a' * 32}/failures": {"items": []}}
+    of_run = {f"runs/{'a' * 32}/failures": {"items": []}, f"runs/{'a' * 32}/tasks": []}
+    answers = {"runs": [run], f"runs/{'a' * 32}": run} | of_run
     assert call(Coordinator(**answers), "show").exit_code == status
 
 
@@ -205,6 +211,25 @@ def test_show_tells_failures_and_how_to_run_them(call):
     assert "and 2 more" in answer.output
     assert "alone: pytest t1" in answer.output
     assert "no such directory" in answer.output
+
+
+def test_show_tells_what_was_not_run_by_reason(call):
+    counts = {"passed": 1, "not_run": 9}
+    rows = [{"task_id": f"t{number}", "reason": "dependency build failed"} for number in range(7)]
+    rows.append({"task_id": "gpu", "reason": "no worker with gpus 1"})
+    failure = {"count": 1, "headline": "boom", "task_ids": ["build"], "reproduce": ""}
+    coordinator = Coordinator(
+        **{
+            "runs": [run_of("a" * 32)],
+            f"runs/{'a' * 32}": run_of("a" * 32, counts=counts),
+            f"runs/{'a' * 32}/failures": {"items": [failure]},
+            f"runs/{'a' * 32}/tasks": rows,
+        }
+    )
+    output = call(coordinator, "show", "aaa").output
+    assert "\n7 tests not run: dependency build failed\n  t0\n  t1\n  t2\n  t3\n  t4\n  and 2 more\n" in output
+    assert "\n1 test not run: no worker with gpus 1\n  gpu\n\nand 1 more not run\n" in output
+    assert "alone:" not in output
 
 
 def test_logs_show_every_attempt(call):
@@ -240,18 +265,40 @@ def test_ids_are_found_by_their_beginning_and_never_guessed():
     )
     assert find_run(coordinator, "abc")["run_id"] == "abc1"
     assert find_worker(coordinator, "w1")["worker_id"] == "w1"
-    assert find_tasks(coordinator, "abc1", "a::b") == ([{"task_id": "a::b"}], 0)
-    coordinator.answers["runs/abc1/tasks"] = [{"task_id": f"a::b{number}"} for number in range(30)] + [
-        {"task_id": "a::b"}
-    ]
-    assert find_tasks(coordinator, "abc1", "a::b") == ([{"task_id": "a::b"}], 0)
-    found, more = find_tasks(coordinator, "abc1", "a::")
-    assert (len(found), more) == (20, 11)
+    assert find_tasks(coordinator, "abc1", "a::b") == ([{"task_id": "a::b"}], 0, True)
+    longer = [{"task_id": f"a::b{number}"} for number in range(30)]
+    coordinator.answers["runs/abc1/tasks"] = [*longer, {"task_id": "a::b"}]
+    found, more, is_all = find_tasks(coordinator, "abc1", "a::")
+    assert (len(found), more, is_all) == (20, 11, True)
     for find, text in ((find_run, "ab"), (find_run, "x"), (find_worker, "w"), (find_worker, "y")):
         with pytest.raises(UserError):
             find(coordinator, text)
     with pytest.raises(UserError, match="fleetest show abc1"):
         find_tasks(coordinator, "abc1", "zzz")
+
+
+def test_a_test_is_found_behind_any_number_of_longer_names_and_more_is_not_said_as_if_it_were_all(call):
+    tasks = [{"task_id": f"a::b{number}"} for number in range(2000)]
+    name = f"runs/{'a' * 32}/tasks"
+    coordinator = Coordinator(runs=[run_of("a" * 32)], **{name: [*tasks, {"task_id": "a::b"}]})
+    assert find_tasks(coordinator, "a" * 32, "a::b") == ([{"task_id": "a::b"}], 0, True)
+    for task in (*tasks, {"task_id": "a::b"}):
+        coordinator.answers[f"{name}/{task['task_id']}"] = task | {"why": "running"}
+    assert "fleetest: at least 980 more tests match" in call(coordinator, "why", "a::").stderr
+    coordinator.answers[name] = tasks[:21]
+    assert "fleetest: 1 more test matches: give more of the name" in call(coordinator, "why", "a::").stderr
+
+
+@pytest.mark.parametrize("find", [find_run, find_worker, find_alert])
+def test_several_that_begin_so_are_named(find):
+    names = ["w1", "w2", "w3", "w4"]
+    coordinator = Coordinator(
+        runs=[run_of(name) for name in names],
+        workers=[worker_of(name) for name in names],
+        alerts=[{"alert_id": name} for name in names],
+    )
+    with pytest.raises(UserError, match=r"begins with 'w' \(w1, w2, w3, \.\.\.\): give more of it"):
+        find(coordinator, "w")
 
 
 @pytest.mark.parametrize("url", ["localhost:8765", "ftp://x", "ws://", "ws://x:99999", "ws://x:abc"])

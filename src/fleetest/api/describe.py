@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,8 +12,11 @@ from fleetest.api.answers import as_utc, utc
 from fleetest.api.live_index import IndexedRun, LiveIndex
 from fleetest.core.entities import Run, Task
 from fleetest.core.lifecycle import TaskState
-from fleetest.core.model import RunId, Verdict
+from fleetest.core.model import VARIANT_SIGN, VARIANT_VARIABLE, RunId, Verdict
 from fleetest.wire import messages as wire
+
+_VARIANT = re.compile(rf"(.+){VARIANT_SIGN}([a-z][\w.-]*=[^\[\]]*)", re.DOTALL)
+"""The id of a variant; a parameter that looks like one ends with a bracket."""
 
 _SUPERSEDED = "superseded: "
 
@@ -203,14 +207,18 @@ def live_attempts(indexed: IndexedRun, task_id: str) -> list[answers.Attempt]:
 
 def reproduce(submission: wire.SubmitRun | None, suite_name: str, task_id: str) -> str:
     """A command line that runs this test alone; without a submission the best guess there is."""
-    own_id = task_id.removeprefix(f"{suite_name}::") if suite_name else task_id
+    full_id = task_id.removeprefix(f"{suite_name}::") if suite_name else task_id
+    found = _VARIANT.fullmatch(full_id)
+    own_id, variant = found.groups() if found is not None else (full_id, "")
     suite = next((suite for suite in submission.suites if suite.name == suite_name), None) if submission else None
     if isinstance(suite, wire.CommandSuite):
-        spec = next((spec for spec in suite.commands if spec.name == own_id), None)
+        named = {spec.name: spec for spec in suite.commands if spec.name in (own_id, full_id)}
+        spec = named.get(full_id) or named.get(own_id)
         if spec is None:
             return ""
         # Without its environment: that may hold what a viewer must not read.
-        return f"cd {shlex.quote(spec.directory)} && {shlex.join(spec.argv)}"
+        value = f"{VARIANT_VARIABLE}={shlex.quote(variant)} " if spec.name != full_id else ""
+        return f"cd {shlex.quote(spec.directory)} && {value}{shlex.join(spec.argv)}"
     if isinstance(suite, wire.PytestSuite):
         command = shlex.join([suite.python or "python", "-m", "pytest", own_id])
         return f"cd {shlex.quote(suite.directory)} && {command}" if suite.directory else command

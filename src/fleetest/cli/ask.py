@@ -11,14 +11,15 @@ from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.client.terminal_text import printable
 from fleetest.core.quantities import format_size
 from fleetest.errors import ExitStatus
-from fleetest.operator.lookup import find_alert, find_run, find_tasks, find_worker
+from fleetest.operator.lookup import RUN_ID_CHARS, find_alert, find_run, find_tasks, find_worker
 from fleetest.operator.terminal_table import ago, cell, moment, seconds, show_facts, show_table
 
 if TYPE_CHECKING:
     from fleetest.operator.api_client import ApiClient
 
-RUN_ID_CHARS = 12
 POLL_S = 1.0
+NAMES_SHOWN = 5
+NOT_RUN_READ = 1000
 _GOOD = ("passed", "skipped", "xfailed", "xpassed")
 
 
@@ -202,17 +203,38 @@ def show(client: ApiClient, run: str, as_json: bool) -> int:
         click.echo(f"\n{printable(notice)}")
     for group in failures:
         _show_failures(group)
+    if found["counts"].get("not_run"):
+        _show_not_run(client, found)
     return failed
 
 
 def _show_failures(group: dict[str, Any]) -> None:
     count = group["count"]
     click.echo(f"\n{count} {'test' if count == 1 else 'tests alike'}: {cell(group['headline'])}")
-    for task_id in group["task_ids"][:5]:
-        click.echo(f"  {cell(task_id)}")
-    if count > 5:
-        click.echo(f"  and {count - 5} more")
-    click.echo(f"  alone: {cell(group['reproduce'])}")
+    _show_names(group["task_ids"], count)
+    if group["reproduce"]:
+        click.echo(f"  alone: {cell(group['reproduce'])}")
+
+
+def _show_names(names: list[str], count: int | None = None) -> None:
+    for name in names[:NAMES_SHOWN]:
+        click.echo(f"  {cell(name)}")
+    more = (len(names) if count is None else count) - NAMES_SHOWN
+    if more > 0:
+        click.echo(f"  and {more} more")
+
+
+def _show_not_run(client: ApiClient, run: dict[str, Any]) -> None:
+    by_reason: dict[str, list[str]] = {}
+    count = 0
+    for task in client.pages("runs", run["run_id"], "tasks", verdict="not_run", limit=NOT_RUN_READ):
+        by_reason.setdefault(task["reason"], []).append(task["task_id"])
+        count += 1
+    for reason, names in by_reason.items():
+        click.echo(f"\n{len(names)} {'test' if len(names) == 1 else 'tests'} not run: {cell(reason)}")
+        _show_names(names)
+    if run["counts"]["not_run"] > count:
+        click.echo(f"\nand {run['counts']['not_run'] - count} more not run")
 
 
 @click.command()
@@ -223,14 +245,14 @@ def _show_failures(group: dict[str, Any]) -> None:
 def why(client: ApiClient, task: str, run: str, as_json: bool) -> None:
     """Why TASK (a test's id, or a part of it) is where it is, one sentence for each that matches."""
     run_id = find_run(client, run)["run_id"]
-    found, more = find_tasks(client, run_id, task)
+    found, more, is_all = find_tasks(client, run_id, task)
     details = [client.get("runs", run_id, "tasks", each["task_id"]) for each in found]
     if as_json:
         show_json([{"run_id": run_id, "task_id": each["task_id"], "why": each["why"]} for each in details])
         return
     for each in details:
         click.echo(f"{cell(each['task_id'])}: {cell(each['why'])}")
-    _say_more(more)
+    _say_more(more, is_all)
 
 
 @click.command()
@@ -245,15 +267,17 @@ def logs(client: ApiClient, task: str, run: str, follow: bool, as_json: bool) ->
     A test's output comes with its result: --follow says where the test is until then.
     """
     run_id = find_run(client, run)["run_id"]
-    found, more = find_tasks(client, run_id, task)
+    found, more, is_all = find_tasks(client, run_id, task)
     for each in found:
         _show_logs(client, run_id, each["task_id"], follow, as_json)
-    _say_more(more)
+    _say_more(more, is_all)
 
 
-def _say_more(more: int) -> None:
+def _say_more(more: int, is_all: bool) -> None:
     if more:
-        click.echo(f"fleetest: {more} more tests match: give more of the name", err=True)
+        count = f"{more} more" if is_all else f"at least {more} more"
+        tests = "test matches" if more == 1 else "tests match"
+        click.echo(f"fleetest: {count} {tests}: give more of the name", err=True)
 
 
 def _show_logs(client: ApiClient, run_id: str, task_id: str, follow: bool, as_json: bool) -> None:

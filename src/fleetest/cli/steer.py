@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleetest.cli.ask import RUN_ID_CHARS
 from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.errors import UserError
-from fleetest.operator.lookup import find_run, find_worker
+from fleetest.operator.lookup import RUN_ID_CHARS, find_run, find_worker
 from fleetest.operator.terminal_table import cell
 
 if TYPE_CHECKING:

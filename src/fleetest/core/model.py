@@ -20,6 +20,8 @@ LeaseId = NewType("LeaseId", int)
 AlertId = NewType("AlertId", str)
 """Unique over epochs: ``epoch-number``."""
 TaskKey: TypeAlias = tuple[RunId, TaskId]
+VARIANT_VARIABLE = "FLEETEST_VARIANT"
+"""Environment variable in which a command finds the value that its variant is for: ``browser=firefox``."""
 VARIANT_SIGN = " @ "
 """Between the id of a test and the value that a variant of it is for: ``test_a.py::test_x @ python=3.12.1``."""
 Instant: TypeAlias = float

@@ -22,6 +22,10 @@ PAGE = 1000
 _SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
 
 
+class _NotThereError(UserError):
+    pass
+
+
 class ApiClient:
     """One connection, made when it is first needed. Answers are the JSON values of docs/reference/http-api.md."""
 
@@ -45,6 +49,13 @@ class ApiClient:
     def get(self, *path: str, **query: Any) -> Any:
         """The answer to GET; parts of the path may contain anything. Raises UserError."""
         return self._ask("GET", path, query, None)
+
+    def find(self, *path: str) -> Any | None:
+        """The same, and None where there is no such thing."""
+        try:
+            return self._ask("GET", path, {}, None)
+        except _NotThereError:
+            return None
 
     def post(self, *path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer to POST; a repeated delivery is done once. Raises UserError."""
@@ -138,4 +149,4 @@ def _problem(url: str, status: int, answer: Any) -> UserError:
         return UserError(f"{url} refused: {text}", ExitStatus.REFUSED)
     if status == 429 or status >= 500:
         return UserError(f"{url}: {text}", ExitStatus.UNREACHABLE)
-    return UserError(text)
+    return (_NotThereError if status == 404 else UserError)(text)

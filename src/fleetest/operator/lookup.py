@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fleetest.client.terminal_text import printable
@@ -9,6 +10,8 @@ from fleetest.errors import UserError
 from fleetest.operator.api_client import PAGE, ApiClient
 
 FOUND_MAX = 20
+RUN_ID_CHARS = 12
+"""Enough of a run's id for people."""
 
 
 def find_run(client: ApiClient, text: str) -> dict[str, Any]:
@@ -21,55 +24,49 @@ def find_run(client: ApiClient, text: str) -> dict[str, Any]:
         if not newest:
             raise UserError("there is no run yet: start one with pytest --fleet, or fleetest run")
         return dict(newest[0])
-    found = []
-    for run in client.pages("runs", text=text):
-        if run["run_id"] == text:
-            return dict(run)
-        if run["run_id"].startswith(text):
-            found.append(run)
-    if not found:
-        raise UserError(f"no run begins with {printable(text)!r}: see fleetest runs")
-    if len(found) > 1:
-        ids = ", ".join(run["run_id"][:12] for run in found[:3])
-        raise UserError(f"more than one run begins with {printable(text)!r} ({ids}): give more of its id")
-    return dict(found[0])
+    return _the_one(client.pages("runs", text=text), "run_id", text, "run", "fleetest runs", RUN_ID_CHARS)
 
 
-def find_tasks(client: ApiClient, run_id: str, text: str) -> tuple[list[dict[str, Any]], int]:
-    """The task of that id, else those with ``text`` in theirs, at most FOUND_MAX, and how many more there are.
+def find_tasks(client: ApiClient, run_id: str, text: str) -> tuple[list[dict[str, Any]], int, bool]:
+    """The task of that id, else those with ``text`` in theirs: FOUND_MAX at most, how many more, and if that is all.
 
     Raises UserError if there is none.
     """
-    # A page, not just as many as are shown: the very id may come after longer ones.
+    # The very id may come after any number of longer ones, so it is asked for by itself.
+    exact = client.find("runs", run_id, "tasks", text) if text else None
+    if exact is not None:
+        return [exact], 0, True
     tasks = list(client.pages("runs", run_id, "tasks", text=text, limit=PAGE))
-    exact = [task for task in tasks if task["task_id"] == text]
-    if exact or tasks:
-        return (exact, 0) if exact else (tasks[:FOUND_MAX], len(tasks[FOUND_MAX:]))
-    raise UserError(
-        f"no test of run {run_id[:12]} has {printable(text)!r} in its name: see fleetest show {run_id[:12]}"
-    )
+    if not tasks:
+        short = run_id[:RUN_ID_CHARS]
+        raise UserError(f"no test of run {short} has {printable(text)!r} in its name: see fleetest show {short}")
+    return tasks[:FOUND_MAX], len(tasks[FOUND_MAX:]), len(tasks) < PAGE
 
 
 def find_worker(client: ApiClient, name: str) -> dict[str, Any]:
     """The worker of that name, else the only one that begins so. Raises UserError."""
-    workers = list(client.pages("workers"))
-    exact = [worker for worker in workers if worker["worker_id"] == name]
-    found = exact or [worker for worker in workers if worker["worker_id"].startswith(name)]
-    if not found:
-        raise UserError(f"there is no worker {printable(name)!r}: see fleetest workers")
-    if len(found) > 1:
-        names = ", ".join(printable(worker["worker_id"]) for worker in found[:3])
-        raise UserError(f"more than one worker begins with {printable(name)!r} ({names}): give more of its name")
-    return dict(found[0])
+    return _the_one(client.pages("workers"), "worker_id", name, "worker", "fleetest workers")
 
 
 def find_alert(client: ApiClient, text: str) -> dict[str, Any]:
     """The alert of that id, else the only one that begins so. Raises UserError."""
-    alerts = list(client.pages("alerts"))
-    exact = [alert for alert in alerts if alert["alert_id"] == text]
-    found = exact or [alert for alert in alerts if alert["alert_id"].startswith(text)]
+    return _the_one(client.pages("alerts"), "alert_id", text, "alert", "fleetest alerts --all")
+
+
+def _the_one(
+    items: Iterable[dict[str, Any]], key: str, text: str, what: str, see: str, chars: int | None = None
+) -> dict[str, Any]:
+    """The item whose ``key`` is ``text``, else the only one whose begins so; ``chars`` of it are enough for people."""
+    found = []
+    for item in items:
+        if item[key] == text:
+            return dict(item)
+        if item[key].startswith(text):
+            found.append(item)
     if not found:
-        raise UserError(f"no alert begins with {printable(text)!r}: see fleetest alerts --all")
+        raise UserError(f"no {what} begins with {printable(text)!r}: see {see}")
     if len(found) > 1:
-        raise UserError(f"more than one alert begins with {printable(text)!r}: give more of its id")
+        names = ", ".join(printable(item[key][:chars]) for item in found[:3])
+        more = ", ..." if len(found) > 3 else ""
+        raise UserError(f"more than one {what} begins with {printable(text)!r} ({names}{more}): give more of it")
     return dict(found[0])

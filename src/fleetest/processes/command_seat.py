@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from fleetest.core.model import AttemptResult, LeaseId, TaskId, Verdict
+from fleetest.core.model import VARIANT_VARIABLE, AttemptResult, LeaseId, TaskId, Verdict
 from fleetest.processes.command_process import (
     CannotStart,
     CommandProcess,
@@ -25,9 +25,6 @@ from fleetest.processes.reporting import ExecutionLimits, HeldLease, Reporter
 from fleetest.wire.messages import CommandSpec, CommandSuite
 
 _KILL_GRACE_MAX_S = 1.0
-
-VARIANT_VARIABLE = "FLEETEST_VARIANT"
-"""Tells a command that runs once on each value of a capability for which one it is: ``browser=firefox``."""
 
 
 class CommandSeat:

@@ -215,7 +215,8 @@ class TaskRoutes:
         attempts = [describe.attempt(attempt) for attempt in rows]
         final = next((attempt for attempt in attempts if attempt.is_final), None)
         row.started_at = final.started_at if final is not None else None
-        why = f"finished: {row.verdict}" if row.verdict else "its run ended before it had a verdict"
+        verdict = row.verdict.replace("_", " ") if row.verdict else ""
+        why = f"finished: {verdict}" if verdict else "its run ended before it had a verdict"
         return _detail(
             row,
             run_id=run_id,
