@@ -14,7 +14,7 @@ from fleetest.core.ageing import Ageing
 from fleetest.core.compilation import mypyc_attr
 from fleetest.core.dividing import is_worth_dividing, split
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
-from fleetest.core.fair_share import FairShare
+from fleetest.core.fair_share import BONUS_S, FairShare
 from fleetest.core.group_queue import ClassLine, GroupQueue, Level, Wanted
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
@@ -240,7 +240,9 @@ class TaskScheduler:
             is_empty and not task_class.requirements.alone and placement.can_reserve(worker, task_class.requirements)
         ):
             return None
-        if not placement.is_eligible(queue.task_class, worker) or not self._share.may_stay(task_class.run):
+        if not placement.is_eligible(queue.task_class, worker) or not self._share.may_stay(
+            task_class.run, _bonus_s(queue)
+        ):
             return None
         if not placement.is_scarce(task_class) and any(
             line.count and placement.is_scarce(line.task_class) for line in self._lines_for(worker)
@@ -334,7 +336,9 @@ class TaskScheduler:
         current = self._current.get(slot)
         turns = self._share.turns(
             {queue.line.task_class.run: None for queue, _ in level},
-            current.line.task_class.run if any(queue is current for queue, _ in level) and current else None,
+            current.line.task_class.run
+            if current and _bonus_s(current) and any(queue is current for queue, _ in level)
+            else None,
         )
 
         capability_kind, preference = slot.worker.capability_kind, self._placement.preference
@@ -511,3 +515,8 @@ class TaskScheduler:
     def _next(self) -> int:
         self._count += 1
         return self._count
+
+
+def _bonus_s(queue: GroupQueue) -> float:
+    """How far ahead the run may be whose group a slot stays in; what is in no group shares nothing to stay for."""
+    return BONUS_S if queue.group.name else 0.0

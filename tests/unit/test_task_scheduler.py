@@ -72,6 +72,19 @@ def test_what_nobody_can_run_holds_up_nothing(cluster):
     assert cluster.worker_of("gpu") == "g"
 
 
+def test_a_slot_does_not_stay_with_a_run_for_tests_that_are_in_no_group(cluster):
+    cluster.join("w", slots=4)
+    for run, weight in (("x", 3.0), ("y", 1.0)):
+        cluster.submit(*(task(f"{run}{n}", group="", expected_s=0.2) for n in range(100)), run=run, weight=weight)
+    done = []
+    for _ in range(16):
+        for name in running(cluster).values():
+            done.append(name)
+            cluster.finish(name, duration_s=0.2)
+    # The first portions were dealt to x alone.
+    assert 12 <= sum(name.startswith("y") for name in done) <= 16
+
+
 def test_owners_share_the_fleet_fairly(cluster):
     cluster.join("w")
     cluster.submit(*(task(f"x{i}", group=f"x{i}", expected_s=10.0) for i in range(20)), run="x", owner="ann")

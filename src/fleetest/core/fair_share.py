@@ -41,13 +41,13 @@ class FairShare:
             self._by_run[run] += weighted_s
             self._by_owner[run.owner] += weighted_s
 
-    def may_stay(self, run: Run) -> bool:
-        """True if no run, whether it has anything queued or not, is so poor that it would go before this one."""
+    def may_stay(self, run: Run, bonus_s: float) -> bool:
+        """True if no run, whether it has anything queued or not, is poorer than this one by more than ``bonus_s``."""
         if len(self._by_run) == 1:
             return True
         used_s, owner_used_s = self._by_run[run], self._by_owner[run.owner]
-        return owner_used_s - min(self._by_owner.values()) <= BONUS_S and all(
-            used_s - other_s <= BONUS_S for other, other_s in self._by_run.items() if other.owner == run.owner
+        return owner_used_s - min(self._by_owner.values()) <= bonus_s and all(
+            used_s - other_s <= bonus_s for other, other_s in self._by_run.items() if other.owner == run.owner
         )
 
     def turns(self, runs: Iterable[Run], current: Run | None) -> dict[Run, tuple[float, float]]:
