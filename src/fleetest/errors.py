@@ -20,7 +20,7 @@ class ExitStatus(IntEnum):
     USAGE_ERROR = 4
     NO_TESTS_COLLECTED = 5
     UNREACHABLE = 10  # the coordinator cannot be reached, or speaks another version
-    REFUSED = 11  # no or wrong token, or an insecure setting that is refused
+    REFUSED = 11  # no or wrong token, an insecure setting, or a data directory that is in use
     PORT_IN_USE = 12
     HISTORY_UNUSABLE = 13  # history file locked, newer, foreign or corrupt
     INTERPRETER_UNUSABLE = 14  # the interpreter given with --python cannot run pytest

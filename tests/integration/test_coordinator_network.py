@@ -310,6 +310,19 @@ def test_a_used_port_is_one_line(processes, tmp_path):
     )
 
 
+def test_a_data_directory_has_one_coordinator_at_a_time(processes):
+    first, _ = processes.coordinator()
+    status, output = processes.run("coordinator", "--port", "0", "--data", str(processes.data))
+    assert status == ExitStatus.REFUSED
+    assert output == (
+        f"fleetest: another coordinator (process {first.pid}) uses the data directory {processes.data}: stop it,"
+        " or give this one a directory of its own with --data\n"
+    )
+    first.kill()
+    first.wait()
+    processes.coordinator()  # Whoever was killed holds nothing.
+
+
 @pytest.mark.parametrize(
     ("args", "status", "text"),
     [

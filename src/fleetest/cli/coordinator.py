@@ -75,6 +75,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
     from fleetest.core.model import Limits
     from fleetest.dashboard_server import DashboardServer
     from fleetest.hooks import make_cluster_state, plugin_manager
+    from fleetest.storage.data_lock import DataLock
     from fleetest.storage.epoch import next_epoch
     from fleetest.storage.history import HistoryRecorder
     from fleetest.transport.audit import AUDIT_NAME, AuditLog
@@ -87,6 +88,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
     tls = _tls_context(settings)
     refuse_insecure(address, settings)
     TokenStore(settings.data).prepare()
+    data_lock = DataLock(settings.data)
     credentials = FileCredentials(settings.data)
     audit = AuditLog(settings.data / AUDIT_NAME)
     if settings.heartbeat_interval_s < HEARTBEAT_INTERVAL_MIN_S:
@@ -137,6 +139,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
         await webhooks.close()
         for line in await asyncio.to_thread(history.close):
             click.echo(f"fleetest: {line}", err=True)
+        data_lock.close()
     if shell.failure is not None:
         click.echo(f"fleetest: internal error of the coordinator: {shell.failure}", err=True)
         return ExitStatus.INTERNAL_ERROR
