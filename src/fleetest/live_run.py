@@ -35,6 +35,8 @@ RunMessage: TypeAlias = (
 RUN_MESSAGES = get_args(RunMessage)
 """What a worker says of one run."""
 NOTICES_MAX = 200
+ABSENTEES_NAMED_MAX = 5
+"""So many workers that take no part in a suite are named to the client."""
 ExpectedDurations = asyncio.Future[Mapping[str, float]]
 
 
@@ -86,6 +88,8 @@ class LiveRun:
         self._reports: dict[tuple[str, WorkerId], list[wire.CollectionReports]] = {}
         """Held back until it is known whose collection the client is told."""
         self._failures: dict[tuple[str, WorkerId], wire.SuiteFailed] = {}
+        self._absentees: dict[str, set[WorkerId]] = {}
+        """Workers that the client was told take no part, by suite."""
         self._collected: dict[tuple[str, WorkerId], str] = {}
         """Fingerprints by suite and worker."""
         self._notices: dict[str, None] = {}
@@ -119,7 +123,7 @@ class LiveRun:
 
     @property
     def notices(self) -> Sequence[str]:
-        """What was said for people, once each, in order: notices of suites, and why one was not collected."""
+        """What was said for people, once each, in order: notices of suites, and why one was not collected or is empty."""
         return tuple(self._notices)
 
     def _is_news(self, text: str) -> bool:
@@ -129,9 +133,24 @@ class LiveRun:
         return True
 
     def _tell_failure(self, failure: wire.SuiteFailed) -> None:
-        name = f"suite {failure.suite!r}" if failure.suite else "the suite"
-        self._is_news(f"{name} was not collected ({failure.kind.replace('_', ' ')}): {shorten(failure.text, 4000)}")
+        kind, text = failure.kind.replace("_", " "), shorten(failure.text, 4000)
+        self._is_news(f"{_called(failure.suite)} was not collected ({kind}): {text}")
         self.tell(failure)
+
+    def _tell_absentee(self, suite: str, worker_id: WorkerId) -> None:
+        """Others run this suite: whoever follows it learns that this worker does not, and why."""
+        told = self._absentees.setdefault(suite, set())
+        if worker_id in told or len(told) >= ABSENTEES_NAMED_MAX:
+            return
+        told.add(worker_id)
+        failure = self._failures[suite, worker_id]
+        reason = shorten(failure.text or failure.kind.replace("_", " "), 500)
+        who = "" if reason.startswith(f"worker {worker_id} ") else f"worker {worker_id} cannot run it: "
+        where = f"suite {suite!r}: " if suite else ""
+        others = "the others go on without it"
+        if len(told) == ABSENTEES_NAMED_MAX:
+            others += ", and further ones like it are not named"
+        self.publish_notice(f"{where}{who}{reason} ({others})")
 
     def client_left(self) -> None:
         self._client = None
@@ -214,6 +233,8 @@ class LiveRun:
         self._failures[failure.suite, worker_id] = failure
         reason = failure.text or failure.kind
         self._take(failure.suite, planning.failed(worker_id, reason, only_here=failure.kind == "unavailable"))
+        if planning.fingerprint is not None and not self.is_over:
+            self._tell_absentee(failure.suite, worker_id)
 
     def _collection_reports(self, worker_id: WorkerId, reports: wire.CollectionReports) -> None:
         planning = self._planning_of(reports.suite)
@@ -274,7 +295,12 @@ class LiveRun:
                 self._tell_reports(suite, step.worker_id)
                 planned = self._wanted_part(self._with_variants(plan))
                 self.tell(planned)
+                if not planned.tasks:
+                    left_out = f" ({len(planned.deselected)} deselected)" if planned.deselected else ""
+                    self._is_news(f"{_called(suite)} has no test to run{left_out}")
                 self._plan(suite, planned.tasks)
+                for absentee in [worker_id for name, worker_id in self._failures if name == suite]:
+                    self._tell_absentee(suite, absentee)
             elif isinstance(step, Refuse):
                 self._tell_reports(suite, step.worker_id)
                 self._tell_failure(self._failures[suite, step.worker_id])
@@ -417,3 +443,7 @@ def _expected_s(task: TaskSpec, known: Mapping[str, float]) -> float | None:
     """From history; a variant that never ran is expected to take what the test took elsewhere."""
     expected_s = known.get(task.task_id)
     return known.get(base_id(task.task_id, task.variant)) if expected_s is None else expected_s
+
+
+def _called(suite: str) -> str:
+    return f"suite {suite!r}" if suite else "the suite"

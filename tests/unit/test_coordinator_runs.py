@@ -294,9 +294,45 @@ async def test_a_suite_that_one_machine_does_not_see_runs_on_the_other(fleet):
     second.say(collected)
     await second.next(wire.SendPlan)
     second.say(plan)
+    told = await client.next(wire.RunNotice)
+    assert told.text == "worker w1 cannot run it: no such directory (the others go on without it)"
     await execute(second, 1)
     _, finished = await results_of(client)
     assert finished.counts == {"passed": 1}
+
+
+@on_fleet
+async def test_machines_that_take_no_part_are_named_once_and_not_without_end(fleet):
+    first, client = await fleet.worker("w1"), await fleet.client()
+    others = [await fleet.worker(f"x{number}") for number in range(7)]
+    client.say(submission())
+    collected, plan = collection(1)
+    first.say(collected)
+    await first.next(wire.SendPlan)
+    first.say(plan)
+    for number, other in enumerate(others):
+        text = f"worker x{number} does not see /suite"
+        failure = wire.SuiteFailed(run_id=RUN, suite="", kind="unavailable", text=text)
+        other.say(failure, failure)
+    told = [(await client.next(wire.RunNotice)).text for _ in range(5)]
+    assert told[0] == "worker x0 does not see /suite (the others go on without it)"
+    assert told[4].endswith("(the others go on without it, and further ones like it are not named)")
+    await execute(first, 1)
+    last = await client.next(wire.RunNotice | wire.RunFinished)
+    assert last == wire.RunFinished(run_id=RUN, counts={"passed": 1})
+
+
+@on_fleet
+async def test_why_a_suite_has_nothing_to_run_is_said(fleet):
+    worker, client = await fleet.worker(), await fleet.client()
+    client.say(submission())
+    collected, plan = collection(0)
+    worker.say(collected)
+    await worker.next(wire.SendPlan)
+    run = fleet.coordinator.run_facts[RUN]
+    worker.say(wire.SuitePlan(run_id=RUN, suite="", fingerprint=plan.fingerprint, tasks=[], items=[], deselected=("a",)))
+    await client.next(wire.RunFinished)
+    assert run.notices == ("the suite has no test to run (1 deselected)",)
 
 
 @on_fleet

@@ -164,7 +164,11 @@ class Execution:
             try:
                 scratch = self._scratch_of(run_id, number)
             except OSError as error:
-                text = f"worker {self._worker_name} has no room for scratch files: {error}"
+                where = f"in {os.path.dirname(error.filename)} " if error.filename else ""
+                text = (
+                    f"worker {self._worker_name} cannot make scratch files {where}({error.strerror or error}):"
+                    " mend that there, or start it with another --scratch"
+                )
                 self._tell_unavailable(run_id, suite, text)
                 continue
             session = run.suites[suite.name] = self._make_session(message, suite, scratch)
