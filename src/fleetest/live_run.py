@@ -123,7 +123,7 @@ class LiveRun:
 
     @property
     def notices(self) -> Sequence[str]:
-        """What was said for people, once each, in order: notices of suites, and why one was not collected or is empty."""
+        """What was said for people, once each, in order: notices of suites, why one was not collected or is empty."""
         return tuple(self._notices)
 
     def _is_news(self, text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import random
@@ -27,6 +28,7 @@ from fleetest.wire.session import HANDSHAKE_TIMEOUT_S
 
 WorkerLink = Link[wire.CoordinatorMessage, wire.WorkerMessage]
 
+_log = logging.getLogger("fleetest.worker")
 _JITTER = 0.1
 _BACKOFF_MIN_S = 0.1
 _BACKOFF_MAX_S = 5.0
@@ -86,6 +88,7 @@ class Worker:
         """Between heartbeats, as the coordinator said last."""
         self._beat_soon = asyncio.Event()
         self._probe = Probe(settings.probe, self._probed) if settings.probe is not None else None
+        self._probe_failed = False
         self._probing: asyncio.Task[None] | None = None
 
     @property
@@ -205,6 +208,12 @@ class Worker:
             raise RemoteProtocolError(f"a worker is not sent {type(message).__name__}")
 
     def _probed(self, result: ProbeResult) -> None:
+        # Whoever sits at this machine is the one who can mend it.
+        if not result.is_ok:
+            _log.warning("the probe failed: %s: no new tests until it passes", result.detail)
+        elif self._probe_failed:
+            _log.warning("the probe passes again")
+        self._probe_failed = not result.is_ok
         if self._link is not None and self._epoch is not None:
             self._link.send(_as_message(result))
 

@@ -330,7 +330,9 @@ async def test_why_a_suite_has_nothing_to_run_is_said(fleet):
     worker.say(collected)
     await worker.next(wire.SendPlan)
     run = fleet.coordinator.run_facts[RUN]
-    worker.say(wire.SuitePlan(run_id=RUN, suite="", fingerprint=plan.fingerprint, tasks=[], items=[], deselected=("a",)))
+    worker.say(
+        wire.SuitePlan(run_id=RUN, suite="", fingerprint=plan.fingerprint, tasks=[], items=[], deselected=("a",))
+    )
     await client.next(wire.RunFinished)
     assert run.notices == ("the suite has no test to run (1 deselected)",)
 

@@ -306,6 +306,26 @@ def test_a_spool_that_cannot_be_written_costs_the_history_and_one_line(path: Pat
     assert "6 records were lost: cannot write to" in notices[0]
 
 
+def test_trouble_of_a_server_is_logged_when_it_begins_and_over_when_it_is(path: Path, caplog: Any) -> None:
+    path.parent.mkdir()
+    in_the_way = path.parent / "spool"
+    in_the_way.write_text("in the way")
+    recorder = HistoryRecorder(path, keep_open=True)
+    for run_id in ("r1", "r2"):
+        recorder.record(*whole_run(run_id))
+        assert recorder.flush(10.0)
+    assert recorder.trouble == f"cannot write to {in_the_way}: File exists"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"history: {recorder.trouble}: what runs now is not recorded until this is mended"
+    ]
+    in_the_way.unlink()
+    recorder.record(*whole_run("r3"))
+    assert recorder.flush(10.0)
+    assert recorder.trouble == ""
+    assert recorder.close() == [f"history: 12 records were lost: cannot write to {in_the_way}: File exists"]
+    assert rows(path, "SELECT run_id FROM runs") == [("r3",)]
+
+
 @pytest.mark.parametrize(
     "text", ["nul \0 nul", "lone \ud800 surrogate", "\x1b[31m [red] \u202e", "\\u0000", '"quoted"']
 )

@@ -239,7 +239,7 @@ class RunSummary(Answer, kw_only=True):
 class RunDetail(RunSummary, kw_only=True):
     suites: list[SuiteState]
     notices: list[str]
-    """What its suites said: why one was not collected, why runners were spawned."""
+    """What its suites said: why one was not collected or is empty, who takes no part, why runners were spawned."""
     can_rerun: bool
     """Its submission is kept, so it can be run again."""
 

@@ -14,6 +14,8 @@ from fleetest.transport.problems import Problem
 
 T = TypeVar("T")
 
+HISTORY_UNUSABLE = "history_unusable"
+"""Code of the problem while the database cannot be asked."""
 QUESTION_TIMEOUT_S = 5.0
 FLUSH_TIMEOUT_S = 2.0
 THREADS = 2
@@ -58,7 +60,7 @@ class Past:
         except HistoryTooSlow as error:
             raise Problem(503, "history_too_slow", str(error)) from error
         except HistoryUnusable as error:
-            raise Problem(503, "history_unusable", str(error), {"Retry-After": "15"}) from error
+            raise Problem(503, HISTORY_UNUSABLE, str(error), {"Retry-After": "15"}) from error
         finally:
             self._waiting -= 1
 

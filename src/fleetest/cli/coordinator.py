@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.event_loop import run_event_loop, until_stopped
+from fleetest.cli.event_loop import log_to_stderr, run_event_loop, until_stopped
 from fleetest.cli.worker import parse_pair
 from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
@@ -66,6 +66,7 @@ def coordinator(**flags: Any) -> int:
     Workers and clients need the token in DIR/token. Ends on SIGTERM or Ctrl-C.
     """
     settings = load(CoordinatorSettings, flags)
+    log_to_stderr()
     return run_event_loop(_serve(settings))
 
 

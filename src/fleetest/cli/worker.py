@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.event_loop import run_event_loop
+from fleetest.cli.event_loop import log_to_stderr, run_event_loop
 from fleetest.config import WorkerSettings, find_token, load
 from fleetest.errors import ExitStatus, UserError
 
@@ -62,6 +62,7 @@ def worker(**flags: Any) -> int:
         # A directory on the command line wins over a file in the environment.
         settings = dataclasses.replace(settings, token_file=None)
     check_fit(settings.scratch)
+    log_to_stderr()
     return run_event_loop(_serve(settings))
 
 

@@ -7,6 +7,7 @@ for whoever opens the history next.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import duckdb
 
 T = TypeVar("T")
+_log = logging.getLogger("fleetest.history")
 
 QUEUED_RECORDS_MAX = 1_000_000
 _LINGER_S = 0.25
@@ -60,6 +62,7 @@ class HistoryRecorder:
         self._flushes: deque[threading.Event] = deque()
         self._durations: dict[str, float] = {}
         self._notices: list[str] = []
+        self._logged: set[str] = set()
         self._records_lost = 0
         self._spool: SpoolWriter | None = None
         self._own_lines: SpoolReader | None = None
@@ -69,6 +72,8 @@ class HistoryRecorder:
         self._is_unusable = False
         self._retry_at = 0.0
         self._trouble = ""
+        """With the database."""
+        self._spool_trouble = self._lost_because = ""
         self._thread = threading.Thread(target=self._run, name="fleetest-history", daemon=True)
         self._thread.start()
 
@@ -93,7 +98,7 @@ class HistoryRecorder:
     @property
     def trouble(self) -> str:
         """Why records do not reach the database at the moment, in one line; empty if they do."""
-        return self._trouble
+        return self._spool_trouble or self._trouble
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything recorded before is in the spool, and with ``keep_open`` in the database if it works."""
@@ -112,7 +117,7 @@ class HistoryRecorder:
 
         with self._connection_lock:
             if self._connection is None:
-                raise HistoryUnusable(self._trouble or f"history {self._path} is not open")
+                raise HistoryUnusable(self.trouble or f"history {self._path} is not open")
             cursor = self._connection.cursor()
         timer = threading.Timer(timeout_s, cursor.interrupt) if timeout_s is not None else None
         try:
@@ -135,7 +140,9 @@ class HistoryRecorder:
         self._wake.set()
         self._thread.join()
         if self._records_lost:
-            self._notices.append(f"history: {self._records_lost} records were lost: {self._trouble or 'queue full'}")
+            self._notices.append(
+                f"history: {self._records_lost} records were lost: {self._lost_because or 'queue full'}"
+            )
             self._records_lost = 0
         notices, self._notices = self._notices, []
         return notices
@@ -248,7 +255,11 @@ class HistoryRecorder:
                 spool.append(table, payload)
         except OSError as error:
             self._records_lost += count
-            self._trouble = f"cannot write to {self._spool_directory}: {error.strerror or error}"
+            self._spool_trouble = f"cannot write to {self._spool_directory}: {error.strerror or error}"
+            self._lost_because = self._spool_trouble
+            self._log_once(f"history: {self._spool_trouble}: what runs now is not recorded until this is mended")
+        else:
+            self._spool_trouble = ""
         return any(isinstance(record, RunEnded) for record in records)
 
     def _ignore_by_git(self) -> None:
@@ -319,7 +330,16 @@ class HistoryRecorder:
         if not self._is_unusable:
             self._is_unusable = True
             self._trouble = str(error)
+            if self._keep_open:
+                # Nobody reads the notices of a coordinator before it ends.
+                self._trouble += "; when that is mended, restart the coordinator"
+                self._log_once(f"{self._trouble} (records are kept in {self._spool_directory} until then)")
             self._notice(f"{error} (this run's records are kept in {self._spool_directory})")
+
+    def _log_once(self, text: str) -> None:
+        if self._keep_open and text not in self._logged:
+            self._logged.add(text)
+            _log.error("%s", text)
 
     def _notice(self, text: str) -> None:
         if text not in self._notices:

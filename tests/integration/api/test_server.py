@@ -546,6 +546,30 @@ def test_a_browser_logs_in_with_a_one_use_code(serve):
     run(main)
 
 
+def test_a_history_that_cannot_be_used_hides_no_run_that_is_known(serve, tmp_path):
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "history.duckdb").write_text("no database")
+
+    async def main():
+        async with serve(history=True) as served, worker(served) as w1:
+            nothing = await served.ask("GET", "/api/v1/runs", Role.VIEW)
+            assert (nothing.status, nothing.value["code"]) == (503, "history_unusable")
+            assert nothing.value["detail"].endswith("restart the coordinator")
+            url = (await served.ask("POST", "/api/v1/runs", Role.SUBMIT, commands("a"))).value["url"]
+            lease = (await w1.granted(1))[0]
+            [live] = (await served.ask("GET", "/api/v1/runs", Role.VIEW)).value["items"]
+            assert live["is_live"]
+            w1.finish(lease)
+            await is_over(served, live["run_id"])
+            [over] = (await served.ask("GET", "/api/v1/runs?limit=1", Role.VIEW)).value["items"]
+            assert (over["run_id"], over["is_live"], over["is_success"]) == (live["run_id"], False, True)
+            assert (await served.ask("GET", url, Role.VIEW)).value["notices"] == []
+            cancelled = await served.ask("GET", "/api/v1/runs?outcome=cancelled", Role.VIEW)
+            assert cancelled.status == 503
+
+    run(main)
+
+
 def test_ready_only_if_it_can_write(serve, monkeypatch):
     async def main():
         async with serve(history=True) as served:

@@ -12,6 +12,7 @@ import msgspec
 from fleetest.api import answers, describe
 from fleetest.api.context import Context
 from fleetest.api.paging import Cursor, Limit, Text, make_cursor, read_cursor
+from fleetest.api.past import HISTORY_UNUSABLE
 from fleetest.api.route import Call, Route
 from fleetest.api.suites import CommandSuite, Suite, as_suites
 from fleetest.core.model import RunId, TaskId, Verdict
@@ -103,17 +104,28 @@ class RunRoutes:
         if not self._context.past.exists:
             items += [] if after is not None else [run for run in self._just_finished() if _has(run, query.text)]
             return answers.Page(items=items[: query.limit])
-        rows = await self._context.past.ask(
-            lambda queries: past_runs.runs_page(
-                queries,
-                # Live runs have rows too, and are passed over.
-                limit=query.limit + 1 + len(live_ids),
-                before=after,
-                text=query.text,
-                outcome=query.outcome,
-            ),
-            is_fresh=after is None,
-        )
+        try:
+            rows = await self._context.past.ask(
+                lambda queries: past_runs.runs_page(
+                    queries,
+                    # Live runs have rows too, and are passed over.
+                    limit=query.limit + 1 + len(live_ids),
+                    before=after,
+                    text=query.text,
+                    outcome=query.outcome,
+                ),
+                is_fresh=after is None,
+            )
+        except Problem as problem:
+            if problem.code != HISTORY_UNUSABLE or after is not None:
+                raise
+            # A full disk must not hide what runs now, nor keep anybody from cancelling it.
+            items += [
+                run for run in self._just_finished() if _has(run, query.text) and query.outcome in (None, run.outcome)
+            ]
+            if not items:
+                raise
+            return answers.Page(items=items[: query.limit])
         finished = [row for row in rows if row["run_id"] not in live_ids]
         room = max(0, query.limit - len(items))
         page = [describe.past_run(row) for row in finished[:room]]
@@ -152,7 +164,11 @@ class RunRoutes:
             )
             for suite in (submission.suites if submission is not None else ())
         ]
-        return _detail(describe.past_run(row), suites, [], can_rerun=submission is not None)
+        summary = describe.past_run(row)
+        # What was said while it was live is not recorded; why it failed without a failure must not stay open.
+        is_empty = not summary.tasks and summary.outcome == "finished"
+        notices = ["no test was run: none was collected, or the collection failed"] if is_empty else []
+        return _detail(summary, suites, notices, can_rerun=submission is not None)
 
     async def submission_of(self, run_id: RunId) -> wire.SubmitRun | None:
         indexed = self._context.index.runs.get(run_id)
