@@ -249,6 +249,25 @@ def test_a_run_shows_its_slowest_tests_and_each_failure_how_it_is_repeated(ran, 
     assert shown.all_troubles() == []
 
 
+def test_failures_that_could_not_be_loaded_are_loaded_later(ran, screen):
+    shown = screen()
+    wrong = []
+
+    def fail_once(route):
+        if wrong:
+            route.continue_()
+        else:
+            wrong.append(route.request.url)
+            route.fulfill(status=503, json={"code": "history_busy", "detail": "the history is busy"})
+
+    shown.page.route("**/failures", fail_once)
+    shown.show(f"/runs/{shown.run_id()}")
+    shown.wait("the history is busy")
+    # Whatever happens to any run makes the page look again.
+    ran.run("-k", "test_ok")
+    shown.wait("2 tests alike")
+
+
 def test_the_timeline_is_zoomed_with_keys(ran, screen):
     shown = screen()
     shown.show(f"/runs/{shown.run_id()}")

@@ -152,6 +152,7 @@ export function refreshing(load, { topics = [], pause_s = 1, mark = () => ({}), 
       const result = await load(abort.signal);
       if (!isClosed) shown(result);
     } catch (error) {
+      marked = null;
       if (!isClosed && error.name !== "AbortError") failed(error);
     }
     took = performance.now() - startedAt;
