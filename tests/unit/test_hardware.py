@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import types
@@ -85,6 +86,15 @@ def test_versions_are_asked_of_the_programs(no_path: Path) -> None:
     assert programs.ask_version(str(no_path / "fails"), 30.0) == ""
     assert programs.ask_version(str(no_path / "mute"), 30.0) == ""
     assert programs.ask_version(str(no_path / "absent"), 30.0) == ""
+
+
+def test_programs_are_asked_at_the_same_time(no_path: Path) -> None:
+    os.mkfifo(no_path / "fifo")
+    script(no_path / "first", f"echo > {no_path}/fifo; echo Program 1.0")
+    script(no_path / "other", f"read line < {no_path}/fifo; echo Program 2.0")
+    asked = [str(no_path / name) for name in ("first", "other", "absent")]
+    assert programs.ask_versions(asked, 30.0) == ["1.0", "2.0", ""]
+    assert programs.ask_versions([], 30.0) == []
 
 
 def test_a_program_that_does_not_answer_is_given_up(no_path: Path) -> None:

@@ -11,7 +11,7 @@ from fleetest.hardware.browsers import probe_browsers, probe_browsers_cheaply
 from fleetest.hardware.findings import Findings
 from fleetest.hardware.gpus import has_nvidia_driver, probe_amd, probe_nvidia
 from fleetest.hardware.machine import probe_machine
-from fleetest.hardware.programs import ask_version, find_pythons
+from fleetest.hardware.programs import ask_version, ask_versions, find_pythons
 
 _PYTHON_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
@@ -83,6 +83,5 @@ def probe_pythons(python: str | None = None) -> Findings:
         version = ask_version(python, _PYTHON_TIMEOUT_S)
         found.add("python", version)
         found.add("python.default", version)
-    for path in find_pythons():
-        found.add("python", ask_version(path, _PYTHON_TIMEOUT_S))
+    found.add("python", *ask_versions(find_pythons(), _PYTHON_TIMEOUT_S))
     return found

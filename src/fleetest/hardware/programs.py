@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
@@ -29,6 +30,12 @@ def ask_version(program: str, timeout_s: float) -> str:
         return ""
     match = _VERSION.search((answer.stdout + answer.stderr).decode("utf-8", "replace"))
     return match[0] if match else ""
+
+
+def ask_versions(programs: Sequence[str], timeout_s: float) -> list[str]:
+    """``ask_version`` of each, in this order; all are asked at once, as each answers in its own good time."""
+    with ThreadPoolExecutor(len(programs) or 1) as askers:
+        return list(askers.map(lambda program: ask_version(program, timeout_s), programs))
 
 
 def find_programs(names: Iterable[str]) -> list[str]:
