@@ -32,7 +32,11 @@ help:
 demo: $(READY)
 	@sh examples/quickstart/demo.sh $(BIN)
 
+# Hundreds of processes are started: from compiled modules, also where PYTHONDONTWRITEBYTECODE is set. (pytest compiles
+# those of its plugins itself, in the first process that may keep them.)
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
 explore: $(READY)

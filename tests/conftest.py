@@ -16,6 +16,10 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
+# Many tests write a suite, run it and write it anew: within one second, and often in the same number of bytes, which is
+# all that Python and pytest tell a stale compiled module by.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
 pytest_plugins = ["pytester"]
 
 # A slow machine is no counterexample. Whether a change passes is no matter of luck: the same examples every time. Those

@@ -23,6 +23,13 @@ def fleetest_make_balancer(limits):
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_version_managers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker asks every Python on PATH for its version, and a shim of pyenv takes seconds to say none."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    monkeypatch.setenv("PATH", os.pathsep.join(each for each in folders if Path(each).name != "shims"))
+
+
 class Fleet:
     """A coordinator, workers and clients; all of it is gone when the test ends."""
 
