@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from fleetest.core.ageing import Ageing
 from fleetest.core.compilation import mypyc_attr
-from fleetest.core.dividing import is_worth_dividing, split
+from fleetest.core.dividing import is_worth_dividing, may_fall_apart, split, take_apart
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
 from fleetest.core.fair_share import BONUS_S, FairShare
 from fleetest.core.group_queue import ClassLine, GroupQueue, Level, Wanted
@@ -23,6 +23,10 @@ from fleetest.core.policies import NOTHING_CHOSEN, NOTHING_WOKEN, Choice, Wakes
 LONG_TASK_SHARE = 0.1
 """A task that takes more than this part of the ideal duration of all the work starts early, apart from its group."""
 LONG_TASK_MIN_S = 1.0
+LAST_TASKS_PER_SLOT = 10
+LAST_TASKS_SHARE = 0.2
+"""When no more tasks than this per slot, and no more than this part of the run, are left, the longest goes first,
+whatever its group: with short ones last all slots end together."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -182,6 +186,10 @@ class TaskScheduler:
                 if queue is None:
                     break
             line = queue.line
+            if self._are_last(line) and may_fall_apart(queue):
+                take_apart(queue, self._next)
+                self._emptied(queue)
+                continue
             limit_s = min(room_s, taken_s + self._fair_part_s(line))
             if tasks and taken_s >= limit_s:
                 break
@@ -202,6 +210,13 @@ class TaskScheduler:
         """Guided self-scheduling: large portions first, single tasks at the end, so that all slots end together."""
         slots = self._placement.eligible_slots(line.task_class)
         return line.expected_s / (2 * max(1, slots))
+
+    def _are_last(self, line: ClassLine) -> bool:
+        """True if where the tasks of this line run next decides when the last slot ends."""
+        slots = self._placement.eligible_slots(line.task_class)
+        return slots > 1 and line.count <= min(
+            LAST_TASKS_PER_SLOT * slots, LAST_TASKS_SHARE * len(line.task_class.run.tasks)
+        )
 
     def _take(self, queue: GroupQueue, tasks: list[Task], room_tasks: int, limit_s: float, taken_s: float) -> float:
         """Move tasks from the queue's front to ``tasks``: at least one, then while below the limits."""

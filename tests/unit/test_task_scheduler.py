@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fleetest.core import commands, events
-from fleetest.core.model import Capabilities, Limits, Requirements, Verdict, WorkerId
+from fleetest.core.model import AttemptResult, Capabilities, Limits, Requirements, Verdict, WorkerId
 from fleetest.core.requirements import parse_options
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
@@ -714,3 +714,51 @@ def test_functions_of_a_file_are_divided_anywhere(cluster):
     cluster.submit(*(task(f"t.py::test_{n}", group="t.py", expected_s=0.1) for n in range(6)))
     done = work_off(cluster)
     assert sorted(sum(slot == ("w", which) for slot, _ in done) for which in (0, 1)) == [3, 3]
+
+
+# The last of a run -------------------------------------------------------------------------------------------------
+
+
+def submit_mixed(cluster):
+    """Forty tests in four files, of 1 to 4.9 s, in no order; by name what they take."""
+    for name in ("w0", "w1"):
+        cluster.join(name)
+    seconds = {f"t{n // 10}.py::test_{n}": 1.0 + n * 7 % 40 / 10 for n in range(40)}
+    cluster.submit(*(task(name, group=name[:5], expected_s=known) for name, known in seconds.items()))
+    return seconds
+
+
+def test_the_last_tests_of_a_run_start_longest_first(cluster):
+    seconds = submit_mixed(cluster)
+    order = [seconds[name] for _, name in work_off(cluster)]
+    # Eight are a fifth of the run; what was granted before that waits behind running tests.
+    assert order[-6:] == sorted(order[-6:], reverse=True)
+    assert order[:30] != sorted(order[:30], reverse=True)
+    assert max(order[-2:]) < 2.0
+
+
+def test_with_dear_fixtures_the_last_tests_stay_in_their_files(cluster):
+    submit_mixed(cluster)
+    begun, starts = set(), []
+    while heads := running(cluster):
+        for (worker, _), name in heads.items():
+            is_first = (worker, name[:2]) not in begun
+            begun.add((worker, name[:2]))
+            starts.append(is_first)
+            result = AttemptResult(
+                cluster.leases[name].lease_id, Verdict.PASSED, duration_s=2.0, setup_s=1.0 if is_first else 0.0
+            )
+            cluster.apply(events.AttemptsFinished(WorkerId(worker), [result]))
+    assert len(starts) == 40
+    assert sum(starts) <= 5, "a file is begun on one worker, and the last one is divided"
+
+
+def test_the_last_classes_of_a_run_stay_together(cluster):
+    for name in ("w0", "w1"):
+        cluster.join(name)
+    names = [f"t.py::{scope}::test_{n}" for scope in "ABCDEFGHIJ" for n in range(2)]
+    cluster.submit(*(task(name, group="t.py", expected_s=0.1 + number / 100) for number, name in enumerate(names)))
+    done = work_off(cluster)
+    assert all(len(used) == 1 for used in slots_by_class(done).values())
+    order = [name for _, name in done]
+    assert all(order.index(f"t.py::{scope}::test_0") < order.index(f"t.py::{scope}::test_1") for scope in "ABCDEFGHIJ")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
-from fleetest.core.entities import Task
+from fleetest.core.entities import Task, TaskGroup
 from fleetest.core.group_queue import GroupQueue
+
+WORTH_SETTING_UP_SHARE = 0.1
+"""Shared fixtures are set up again for a single test if that costs no more than this part of it."""
 
 
 def is_worth_dividing(queue: GroupQueue) -> bool:
@@ -47,6 +50,36 @@ def split(queue: GroupQueue, order: int, predict_s: Callable[[Task], float]) -> 
     if queue.count:
         queue.push()
     return far
+
+
+def may_fall_apart(queue: GroupQueue) -> bool:
+    """True if it has tests of known duration that can run anywhere, as far as it has shown."""
+    group = queue.group
+    if queue.count < 2 or queue.unknown or group.keep_together or not group.set_ups.count:
+        return False
+    if group.set_up_s * queue.count > WORTH_SETTING_UP_SHARE * queue.expected_s:
+        return False
+    first, last = queue.first(), queue.last()
+    return first is not None and last is not None and not is_same_class(first, last)
+
+
+def take_apart(queue: GroupQueue, next_order: Callable[[], int]) -> None:
+    """Each test into a queue of its own, each class into one; the rest of a class that was begun stays."""
+    pieces: list[GroupQueue] = []
+    before = queue.before
+    for task in list(queue.tasks):
+        if task.place is not queue:
+            continue
+        if before is None or not is_same_class(before, task):
+            group = TaskGroup(queue.group.name)
+            pieces.append(GroupQueue(queue.level, queue.task_class, group, queue.durations, next_order()))
+        before = task
+        if pieces:
+            task.place = pieces[-1]
+            pieces[-1].tasks.append(task)
+            queue.pass_on(pieces[-1], 1, task.spec.expected_s or 0.0, 0)
+    for piece in pieces:
+        piece.push()
 
 
 def _heal_class(queue: GroupQueue, far: GroupQueue) -> None:
