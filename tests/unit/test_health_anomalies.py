@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleetest.core.model import NO_REQUIREMENTS, Requirements, WorkerId
+from fleetest.core.model import NO_REQUIREMENTS, Requirements, RunId, WorkerId
 from fleetest.health_monitor.contradictions import Contradictions
-from fleetest.health_monitor.drift import WINDOW, Drift
+from fleetest.health_monitor.drift import RUNS_MAX, WINDOW, Drift
 from fleetest.health_monitor.statistics import Comparison, Tally, is_worse, tail_bound
 
 BAD, GOOD = WorkerId("bad"), WorkerId("good")
+RUN = RunId("r")
 
 
 def task(name, group="", requirements=NO_REQUIREMENTS):
@@ -164,17 +165,17 @@ class Pace:
         self.drift = Drift()
         self.chance = random.Random(seed)
         self.names = [WorkerId(name) for name in names]
-        self.now = 0.0
+        self.runs = 0
 
     def work(self, windows, **slowness):
-        """Every worker runs so many windows of tests; a factor for each that is not 1."""
+        """Every worker runs so many windows of tests of one run; a factor for each that is not 1."""
         found = []
+        self.runs += 1
         for _ in range(windows * WINDOW):
-            self.now += 0.1
             for name in self.names:
                 expected_s = self.chance.choice([0.05, 0.5, 3.0])
                 duration_s = expected_s * slowness.get(name, 1.0) * self.chance.lognormvariate(0.0, 0.25)
-                found += self.drift.finished(name, expected_s, duration_s, self.now)
+                found += self.drift.finished(name, RunId(f"r{self.runs}"), expected_s, duration_s)
         return found
 
 
@@ -199,6 +200,25 @@ def test_code_that_has_become_slower_blames_no_machine():
     assert pace.work(6, bad=3.0, good=3.0, other=3.0) == []
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_code_that_changes_between_small_runs_blames_no_machine(seed):
+    """Windows of the workers begin and end at different times, in the middle of runs."""
+    pace = Pace(seed, names=("bad", "good"))
+    for number in range(60):
+        pace.runs += 1
+        factor = pace.chance.choice([0.03, 1.0, 1.0, 8.0])
+        for name in pace.chance.choices(pace.names, k=pace.chance.randrange(20, 200)):
+            duration_s = factor * pace.chance.lognormvariate(0.0, 0.25)
+            assert pace.drift.finished(name, RunId(f"r{number}"), 1.0, duration_s) == []
+
+
+def test_what_many_runs_leave_behind_is_bounded():
+    drift = Drift()
+    for number in range(1000):
+        drift.finished(BAD, RunId(f"r{number}"), 1.0, 1.0)
+    assert len(drift._recent) == RUNS_MAX
+
+
 def test_alone_in_the_fleet_there_is_nobody_to_compare_with():
     pace = Pace(names=("bad",))
     assert pace.work(6) == []
@@ -213,9 +233,9 @@ def test_chance_raises_nothing(seed):
 def test_short_tests_and_hangs_say_nothing():
     drift = Drift()
     for number in range(1000):
-        assert drift.finished(GOOD, 1.0, 1.0, float(number)) == []
-        assert drift.finished(BAD, 0.001, 1.0, float(number)) == []
-        assert drift.finished(BAD, 1.0, 1000.0 if number % 5 == 0 else 1.0, float(number)) == []
+        assert drift.finished(GOOD, RUN, 1.0, 1.0) == []
+        assert drift.finished(BAD, RUN, 0.001, 1.0) == []
+        assert drift.finished(BAD, RUN, 1.0, 1000.0 if number % 5 == 0 else 1.0) == []
 
 
 def test_forgetting_its_past_clears_it():

@@ -2,8 +2,9 @@
 
 Every test whose duration was known before is measured against what was expected of it, as the logarithm of the
 ratio. Of ``WINDOW`` such values the median is taken (one test that hangs says nothing) and, so that code that has
-become slower blames nobody, the median of what the other workers show at the same time is taken off. What remains is
-this worker's slowness against the fleet. It is compared with the worker's own past: being slow always is no drift.
+become slower blames nobody, what the other workers show in the same runs is taken off: in a run the code is the same
+for all, between two runs it may have changed. What remains is this worker's slowness against the fleet. It is compared
+with the worker's own past: being slow always is no drift.
 
 ``WINDOWS_IN_A_ROW`` windows that are ``SLOWER_MIN`` times slower, and more than ``DEVIATIONS`` standard errors of the
 median away, raise the finding; as many below ``RECOVERED`` clear it.
@@ -12,11 +13,12 @@ median away, raise the finding; as many below ``RECOVERED`` clear it.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
 from fleetest.core.alerts import Cause
-from fleetest.core.model import Instant, WorkerId
+from fleetest.core.model import RunId, WorkerId
 from fleetest.core.policies import Finding
 
 SHORTEST_S = 0.02
@@ -27,18 +29,18 @@ BASELINE_WINDOWS = 2
 SLOWER_MIN = 1.5
 RECOVERED = 1.25
 DEVIATIONS = 4.0
-FRESH_S = 900.0
-"""What other workers showed longer ago is no comparison."""
-COMPARED_MAX = 25
+COMPARED_MIN = 10
+"""Results of others in the same run; with fewer there is nobody to compare with."""
+RECENT_MAX = 200
+"""Latest results of a run that are kept for comparison, of all workers."""
+RUNS_MAX = 50
 WORKERS_MAX = 10_000
 _LEARNING = 0.1
 
 
 @dataclass(slots=True, eq=False)
 class _Pace:
-    ratios: list[float] = field(default_factory=list)
-    latest: float = 0.0
-    latest_at: Instant = -math.inf
+    ratios: list[tuple[RunId, float]] = field(default_factory=list)
     baseline: float = 0.0
     windows: int = 0
     in_a_row: int = 0
@@ -49,9 +51,9 @@ class _Pace:
 class Drift:
     def __init__(self) -> None:
         self._paces: dict[WorkerId, _Pace] = {}
-        """The worker with the latest window last."""
+        self._recent: dict[RunId, deque[tuple[WorkerId, float]]] = {}
 
-    def finished(self, worker_id: WorkerId, expected_s: float, duration_s: float, now: Instant) -> list[Finding]:
+    def finished(self, worker_id: WorkerId, run_id: RunId, expected_s: float, duration_s: float) -> list[Finding]:
         """A test that succeeded took ``duration_s`` where ``expected_s`` were known from before."""
         if expected_s < SHORTEST_S or duration_s <= 0.0:
             return []
@@ -60,27 +62,26 @@ class Drift:
             if len(self._paces) >= WORKERS_MAX:
                 self.forget(next(name for name, old in self._paces.items() if not old.is_found))
             pace = self._paces[worker_id] = _Pace()
-        pace.ratios.append(math.log(duration_s / expected_s))
+        ratio = math.log(duration_s / expected_s)
+        self._recent_of(run_id).append((worker_id, ratio))
+        pace.ratios.append((run_id, ratio))
         if len(pace.ratios) < WINDOW:
             return []
         ratios, pace.ratios = pace.ratios, []
-        return self._look(worker_id, pace, ratios, now)
+        return self._look(worker_id, pace, self._against_fleet(worker_id, ratios))
 
     def forget(self, worker_id: WorkerId) -> list[Finding]:
         """Its past is no longer a measure."""
         pace = self._paces.pop(worker_id, None)
         return [Finding(worker_id, Cause.SLOWER_THAN_BEFORE)] if pace is not None and pace.is_found else []
 
-    def _look(self, worker_id: WorkerId, pace: _Pace, ratios: list[float], now: Instant) -> list[Finding]:
-        middle = median(ratios)
-        spread = 1.4826 * median(abs(ratio - middle) for ratio in ratios)
-        error = 1.2533 * spread / math.sqrt(len(ratios))
-        fleet = self._fleet(worker_id, now)
-        pace.latest, pace.latest_at = middle, now
-        self._paces[worker_id] = self._paces.pop(worker_id)
-        if fleet is None:
+    def _look(self, worker_id: WorkerId, pace: _Pace, ratios: list[float]) -> list[Finding]:
+        """``ratios`` are against the fleet."""
+        if len(ratios) < COMPARED_MIN:
             return []
-        slowness = middle - fleet
+        slowness = median(ratios)
+        spread = 1.4826 * median(abs(ratio - slowness) for ratio in ratios)
+        error = 1.2533 * spread / math.sqrt(len(ratios))
         pace.windows += 1
         if pace.windows <= BASELINE_WINDOWS:
             pace.baseline += (slowness - pace.baseline) / pace.windows
@@ -106,14 +107,19 @@ class Drift:
         pace.is_found, pace.in_a_row = False, 0
         return [Finding(worker_id, Cause.SLOWER_THAN_BEFORE)]
 
-    def _fleet(self, worker_id: WorkerId, now: Instant) -> float | None:
-        """The median of what the other workers showed last, of the latest few; None if there is nobody to compare."""
-        latest: list[float] = []
-        for name, pace in reversed(self._paces.items()):
-            if pace.latest_at < now - FRESH_S and pace.latest_at > -math.inf:
-                break
-            if name != worker_id and pace.latest_at > -math.inf:
-                latest.append(pace.latest)
-                if len(latest) == COMPARED_MAX:
-                    break
-        return median(latest) if latest else None
+    def _against_fleet(self, worker_id: WorkerId, ratios: list[tuple[RunId, float]]) -> list[float]:
+        """What is left of these results when what others show in the same run is taken off; none without others."""
+        others: dict[RunId, float | None] = {}
+        for run_id in {run_id for run_id, _ in ratios}:
+            shown = [ratio for name, ratio in self._recent.get(run_id, ()) if name != worker_id]
+            others[run_id] = median(shown) if len(shown) >= COMPARED_MIN else None
+        found = ((ratio, others[run_id]) for run_id, ratio in ratios)
+        return [ratio - fleet for ratio, fleet in found if fleet is not None]
+
+    def _recent_of(self, run_id: RunId) -> deque[tuple[WorkerId, float]]:
+        recent = self._recent.get(run_id)
+        if recent is None:
+            if len(self._recent) >= RUNS_MAX:
+                del self._recent[next(iter(self._recent))]
+            recent = self._recent[run_id] = deque(maxlen=RECENT_MAX)
+        return recent

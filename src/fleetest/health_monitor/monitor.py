@@ -83,7 +83,7 @@ class HealthMonitor:
         passed = verdict.is_success
         self._findings += self._contradictions.finished(worker_id, task, passed=passed, is_final=is_final)
         if passed and task.spec.expected_s is not None:
-            self._findings += self._drift.finished(worker_id, lease.typical_s, duration_s, now)
+            self._findings += self._drift.finished(worker_id, task.run.run_id, lease.typical_s, duration_s)
 
     def gone(self, worker_id: WorkerId) -> None:
         self._findings += self._contradictions.forget(worker_id)
