@@ -26,6 +26,11 @@ def default_data_directory() -> Path:
     return (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "fleetest"
 
 
+def usual_data_directory() -> Path:
+    """``$FLEETEST_DATA``, else the default."""
+    return Path(os.environ["FLEETEST_DATA"]) if os.environ.get("FLEETEST_DATA") else default_data_directory()
+
+
 def find_token(token_file: Path | None = None, data_directory: Path | None = None, role: Role = Role.ADMIN) -> str:
     """The token for this purpose: of ``token_file``, else FLEETEST_TOKEN_FILE, else the data directory's.
 
@@ -35,7 +40,7 @@ def find_token(token_file: Path | None = None, data_directory: Path | None = Non
     if token_file is None and data_directory is None and os.environ.get("FLEETEST_TOKEN_FILE"):
         token_file = Path(os.environ["FLEETEST_TOKEN_FILE"])
     if token_file is None:
-        directory = data_directory or _environment_data() or default_data_directory()
+        directory = data_directory or usual_data_directory()
         own = directory / TOKEN_NAMES[role]
         token_file = own if os.path.lexists(own) else directory / TOKEN_NAME
     return read_token(token_file)
@@ -162,10 +167,6 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from error
-
-
-def _environment_data() -> Path | None:
-    return Path(os.environ["FLEETEST_DATA"]) if os.environ.get("FLEETEST_DATA") else None
 
 
 def _fields(settings: type[Any]) -> dict[str, str]:

@@ -152,6 +152,7 @@ def test_the_doctor_says_what_to_do(fleet, ask):
     assert "1 with 1 slots" in ask("doctor")[1]
     findings = {finding["name"]: finding for finding in json.loads(ask("doctor", "--json")[1])}
     assert findings["clocks"]["state"] == "ok"
+    assert findings["disk"]["detail"].endswith(f" for {fleet.directory / 'data'}")
     fleet.coordinator.terminate()
     fleet.coordinator.communicate(timeout=TIMEOUT_S)
     status, text = ask("doctor", "--coordinator", fleet.url)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fleetest.cli import main
 from fleetest.errors import ExitStatus, UserError
-from fleetest.operator import api_client, terminal_table
+from fleetest.operator import api_client, checks, terminal_table
 from fleetest.operator.api_client import ApiClient
 from fleetest.operator.checks import examine
 from fleetest.operator.lookup import find_alert, find_run, find_tasks, find_worker
@@ -78,6 +78,9 @@ class Coordinator:
     def post(self, *path, body=None):
         self.posted.append(("/".join(path), body))
         return {"run_id": "e" * 32}
+
+    def readiness(self):
+        return self.checks
 
     def close(self):
         pass
@@ -368,6 +371,43 @@ def test_doctor_takes_a_coordinator_of_the_environment_for_meant(monkeypatch, tm
         found = {finding.name: finding for finding in examine(None, token, None, None)}
     assert found["coordinator"].state == "wrong"
     assert "--fleet auto" not in found["coordinator"].remedy
+
+
+def test_doctor_looks_at_the_disk_of_the_data_directory_that_is_meant(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLEETEST_DATA", str(tmp_path / "data"))
+    found = {finding.name: finding for finding in examine(None, None, None, None)}
+    assert found["disk"].detail.endswith(f" for {tmp_path / 'data'}")
+
+
+def test_doctor_tells_why_a_coordinator_is_not_ready(monkeypatch):
+    status = {
+        "me": {"name": "ann", "role": "admin"},
+        "version": "1",
+        "now": "2026-03-04T05:06:07Z",
+        "workers_total": 1,
+        "slots": {"total": 2},
+        "history": {"is_usable": True},
+        "alerts": {"open": 0},
+    }
+    coordinator = Coordinator(status=status)
+    coordinator.checks = {"draining": "ok", "write": "cannot write to the data directory: no", "space": "0 MiB free"}
+    monkeypatch.setattr(checks, "connect", lambda *_: coordinator)
+    found = [(each.state, each.detail) for each in examine(None, None, None, None) if each.name == "its readiness"]
+    assert found == [("wrong", "cannot write to the data directory: no"), ("warning", "0 MiB free")]
+
+
+def test_what_became_of_a_worker_that_is_gone_is_told(call):
+    spans = [
+        {"state": "healthy", "since": "2026-03-04T05:06:07Z", "reason": "joined"},
+        {"state": "lost", "since": "2026-03-04T05:07:07Z", "reason": "silent for 30.1 s"},
+    ]
+    coordinator = Coordinator(workers=[worker_of("w1")], **{"workers/w2/states": {"is_here": False, "spans": spans}})
+    answer = call(coordinator, "workers", "w2")
+    assert answer.exit_code == ExitStatus.USAGE_ERROR
+    assert answer.stderr == (
+        f"fleetest: worker 'w2' is not here any more: lost since {terminal_table.moment(spans[1]['since'])}"
+        " (silent for 30.1 s); its page in the dashboard tells more\n"
+    )
 
 
 def test_what_is_wrong_with_the_words_is_one_line():

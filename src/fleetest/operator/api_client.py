@@ -72,6 +72,15 @@ class ApiClient:
             if not cursor:
                 return
 
+    def readiness(self) -> Mapping[str, str]:
+        """What ``/readyz`` tells who has a token: by check ``ok``, or what is wrong. Raises UserError."""
+        status, text = self._exchange("GET", "/readyz", None, {"Authorization": f"Bearer {self._token}"})
+        try:
+            checks = json.loads(text)["checks"]
+            return {str(name): str(told) for name, told in checks.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.url} does not answer like a coordinator (status {status})") from None
+
     def close(self) -> None:
         self._connection.close()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from fleetest.config import CoordinatorSettings, WorkerSettings, default_data_directory, load
+from fleetest.config import CoordinatorSettings, WorkerSettings, load, usual_data_directory
 from fleetest.core.quantities import format_size
 from fleetest.errors import ExitStatus, UserError
 from fleetest.operator.api_client import DEFAULT_URL, URL_VARIABLE, ApiClient, connect
@@ -26,6 +26,8 @@ DISK_FREE_MIN_BYTES = 1024**3
 DISK_FREE_MIN_SHARE = 0.05
 OPEN_FILES_MIN = 1024
 CLOCK_SKEW_MAX_S = 2.0
+_READY_TO_WRITE = ("write", "disk")
+_READY_REMEDY = "mend that on the coordinator's machine: /readyz answers 503 until then"
 _PARTS = ("pytest", "aiohttp", "duckdb", "msgspec", "pluggy")
 
 
@@ -45,7 +47,7 @@ def examine(
     """All findings, in the order in which they are best read."""
     yield from _versions()
     yield from _configuration()
-    yield from _machine(data or default_data_directory())
+    yield from _machine(data or usual_data_directory())
     yield from _gpus()
     yield from _coordinator(coordinator, token_file, data, tls_ca)
 
@@ -78,7 +80,7 @@ def _machine(data: Path) -> Iterator[Finding]:
     detail = f"{format_size(usage.free)} free of {format_size(usage.total)} for {data}"
     if usage.free < needed:
         yield Finding(
-            "disk", "warning", detail, f"free some: below {format_size(needed)} a coordinator takes no new runs"
+            "disk", "warning", detail, f"free some: below {format_size(needed)} a coordinator here is not ready"
         )
     else:
         yield Finding("disk", "ok", detail)
@@ -177,6 +179,9 @@ def _ask(client: ApiClient) -> Iterator[Finding]:
         yield Finding("workers", "ok", f"{workers} with {slots} slots")
     else:
         yield Finding("workers", "warning", "none has joined", f"fleetest worker --coordinator {client.url}")
+    for name, trouble in client.readiness().items():
+        if trouble != "ok" and name != "history":
+            yield Finding("its readiness", "wrong" if name in _READY_TO_WRITE else "warning", trouble, _READY_REMEDY)
     history = status["history"]
     if history["is_usable"]:
         yield Finding("history", "ok", "usable")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fleetest.client.terminal_text import printable
+from fleetest.client.terminal_text import one_line, printable
 from fleetest.errors import UserError
 from fleetest.operator.api_client import PAGE, ApiClient
+from fleetest.operator.terminal_table import moment
 
 FOUND_MAX = 20
 RUN_ID_CHARS = 12
@@ -44,8 +45,18 @@ def find_tasks(client: ApiClient, run_id: str, text: str) -> tuple[list[dict[str
 
 
 def find_worker(client: ApiClient, name: str) -> dict[str, Any]:
-    """The worker of that name, else the only one that begins so. Raises UserError."""
-    return _the_one(client.pages("workers"), "worker_id", name, "worker", "fleetest workers")
+    """The worker of that name, else the only one that begins so. Raises UserError, which tells what became of it."""
+    workers = list(client.pages("workers"))
+    if not any(worker["worker_id"].startswith(name) for worker in workers):
+        told = client.find("workers", name, "states") if name else None
+        if told is not None and told["spans"]:
+            last = told["spans"][-1]
+            because = f" ({one_line(last['reason'])})" if last["reason"] else ""
+            raise UserError(
+                f"worker {printable(name)!r} is not here any more: {one_line(last['state'])} since"
+                f" {moment(last['since'])}{because}; its page in the dashboard tells more"
+            )
+    return _the_one(workers, "worker_id", name, "worker", "fleetest workers")
 
 
 def find_alert(client: ApiClient, text: str) -> dict[str, Any]:
