@@ -329,7 +329,7 @@ def test_a_gang_does_not_hold_slots_while_somebody_holds_its_lock():
     fleet.submit(task("t", requirements=Requirements(workers=2, locks=("db",))), task("y"), run="gang")
     assert not list(fleet.state.cluster.gangs.gatherings)
     assert "y" in fleet.leases
-    assert fleet.why("t", "gang") == "waiting for lock 'db' (held by task 'x')"
+    assert fleet.why("t", "gang") == "waiting for lock 'db' (held by task 'x' of run run)"
     # But nobody else gets the lock before it.
     fleet.submit(task("z", requirements=Requirements(locks=("db",)), priority=0), run="late")
     fleet.finish("x", "y")

@@ -385,6 +385,23 @@ def test_resources_are_reserved_while_a_task_runs(cluster):
     assert [name for _, name in work_off(cluster)] == ["0", "1", "2"]
 
 
+def test_why_names_the_run_of_who_holds_a_lock_if_it_is_another_one(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(task("a", requirements=needs(lock="db")), run="0123456789abcdef")
+    cluster.submit(task("a", requirements=needs(lock="db")), task("g", requirements=needs(lock="db")))
+    assert cluster.why("a") == "waiting for lock 'db' (held by task 'a' of run 0123456789ab)"
+    cluster.join("v")
+    cluster.submit(task("gang", requirements=needs(lock="db", workers=2)), run="gangs")
+    assert cluster.why("gang", "gangs") == "waiting for lock 'db' (held by task 'a' of run 0123456789ab)"
+
+
+def test_why_names_who_has_the_worker_for_itself(cluster):
+    cluster.join("w", slots=2, capabilities=GPU)
+    cluster.submit(task("a", requirements=needs(alone=True)))
+    cluster.submit(task("g", requirements=needs(gpus=1)), run="other")
+    assert cluster.why("g", "other") == "waiting for worker w (task 'a' of run run has it for itself)"
+
+
 def test_why_says_memory_with_its_unit(cluster):
     cluster.join("w", slots=2, capabilities=Capabilities({}, {"memory": 8.0 * 2**30}))
     cluster.submit(*(task(f"{i}", requirements=needs(memory="5GiB")) for i in range(2)))

@@ -263,6 +263,10 @@ class Task:
     def task_id(self) -> TaskId:
         return self.spec.task_id
 
+    def seen_from(self, run: Run) -> str:
+        """Its name for who asks about ``run``."""
+        return f"{self}" if self.run is run else f"{self} of run {self.run.run_id[:12]}"
+
     def __str__(self) -> str:
         return f"task {self.spec.task_id!r}"
 

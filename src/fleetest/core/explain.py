@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fleetest.core.conditions import format_condition
-from fleetest.core.entities import LiveLease, Readiness, Task, Worker
+from fleetest.core.entities import LiveLease, Readiness, Run, Task, Worker
 from fleetest.core.lifecycle import TaskState, WorkerState
 from fleetest.core.matching import describe, describe_amount, holds, matches, unmet
 from fleetest.core.model import Requirements, RunId, TaskId
@@ -130,24 +130,24 @@ def _why_nobody(cluster: Cluster, task: Task) -> str:
 
 
 def _why_not_free(cluster: Cluster, task: Task, accepting: list[Worker]) -> str:
-    shortages = [next(cluster.placement.shortages(worker, task.requirements), None) for worker in accepting]
+    shortages = [next(cluster.placement.shortages(worker, task), None) for worker in accepting]
     if task.requirements.reserves and all(shortages):
         short = [text for text in shortages if text]
         locks = [text for text in short if text.startswith("lock ")]
         return f"waiting for {(locks or short)[0]}"
     if task.requirements.alone:
         return f"waiting for worker {accepting[0].worker_id} to have nothing else running"
-    why = cluster.scheduling.why(task) or f"waiting for a free slot: {_why_no_slot(accepting)}"
+    why = cluster.scheduling.why(task) or f"waiting for a free slot: {_why_no_slot(task.run, accepting)}"
     return why + _behind(cluster, task, accepting)
 
 
-def _why_no_slot(accepting: list[Worker]) -> str:
+def _why_no_slot(run: Run, accepting: list[Worker]) -> str:
     for worker in accepting:
         for slot in worker.slots if worker.alone is None else ():
             if slot.leases:
                 continue
             if slot.is_held and worker.gathering is not None:
-                return f"{slot} is kept for {worker.gathering.task}, which needs several workers"
+                return f"{slot} is kept for {worker.gathering.task.seen_from(run)}, which needs several workers"
             if slot.dry_for is not None and slot.dry_for.requirements.alone:
                 return f"{slot} is kept empty for a test that wants {worker.worker_id} alone"
     return "all workers that could run it are busy"

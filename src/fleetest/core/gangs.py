@@ -83,14 +83,15 @@ class Gangs:
             return f"needs {size} workers at once, and {len(fitting)} that {_fit(len(fitting))} work"
         held = [name for name in task.requirements.locks if name in self._cluster.placement.locks]
         if held:
-            return f"waiting for lock {held[0]!r} (held by {self._cluster.placement.locks[held[0]].task})"
+            holder = self._cluster.placement.locks[held[0]].task
+            return f"waiting for lock {held[0]!r} (held by {holder.seen_from(task.run)})"
         free = sum(any(not slot.leases for slot in worker.slots) for worker in fitting)
         text = f"needs {size} workers at once, and {free} of {len(fitting)} that fit {_have(free)} a free slot"
         gathering = self._gathering.get(task)
         if gathering is None:
             first = min(self._gathering, key=self._rank, default=None)
             is_behind = first is not None and self._rank(first) < self._rank(task)
-            return f"{text}; {first if is_behind else 'other work'} is before it"
+            return f"{text}; {first.seen_from(task.run) if first and is_behind else 'other work'} is before it"
         waits_for = [str(slot) for slot in gathering.slots if slot.leases]
         return f"{text}; it gathers {', '.join(str(slot.worker.worker_id) for slot in gathering.slots)}" + (
             f" and waits for {waits_for[0]}" if waits_for else ""

@@ -194,17 +194,18 @@ class Placement:
 
     # What is held ----------------------------------------------------------------------------------------------
 
-    def shortages(self, worker: Worker, requirements: Requirements) -> Iterator[str]:
-        """What is taken at the moment, for people; nothing if everything needed is free."""
+    def shortages(self, worker: Worker, task: Task) -> Iterator[str]:
+        """What the task needs and others have at the moment, for people; nothing if everything is free."""
+        requirements = task.requirements
         if worker.alone is not None:
-            yield f"{worker.alone.task} has {worker.worker_id} for itself"
+            yield f"worker {worker.worker_id} ({worker.alone.task.seen_from(task.run)} has it for itself)"
         for name, amount in requirements.resources:
             if worker.free.get(name, 0.0) < amount - 1e-9:
                 needed, free = format_amount(name, amount), format_amount(name, worker.free.get(name, 0.0))
                 yield f"{name} on {worker.worker_id} (needs {needed}, {free} free)"
         for name in requirements.locks:
             if name in self.locks:
-                yield f"lock {name!r} (held by {self.locks[name].task})"
+                yield f"lock {name!r} (held by {self.locks[name].task.seen_from(task.run)})"
             elif name in self.claimed_locks and requirements.workers == 1:
                 yield f"lock {name!r} (kept for a task that needs several workers)"
 
