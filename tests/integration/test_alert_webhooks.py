@@ -134,8 +134,43 @@ def test_nobody_there_is_given_up_after_the_last_attempt(monkeypatch, caplog):
 
     in_loop(scenario)
     assert pauses == [1, 2]
-    assert "an alert is given up: ClientConnectorError" in caplog.text
+    assert "an alert is given up: cannot connect (Connect" in caplog.text
     assert "/hook" not in caplog.text, "the path of an URL is often a secret"
+
+
+@pytest.mark.parametrize(
+    ("answer", "trouble"),
+    [
+        (b"", "the connection broke (ServerDisconnectedError)"),
+        (b"\x00\xff no HTTP\r\n\r\n", "it does not speak HTTP as it must"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 100_000 + b"\r\n\r\n", "it does not speak HTTP as it must"),
+    ],
+    ids=["nothing", "garbage", "a huge head"],
+)
+def test_what_is_wrong_with_a_strange_receiver_is_said_in_words(answer, trouble, monkeypatch, caplog):
+    monkeypatch.setattr(module, "ATTEMPTS_MAX", 1)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_tls = await reader.read(1) == b"\x16"
+        if not is_tls:
+            await reader.readuntil(b"}")
+        writer.write(b"no TLS either" if is_tls else answer)
+        writer.close()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        for scheme, expected in (("http", trouble), ("https", "it does not speak TLS as it must")):
+            hooks = Webhooks([f"{scheme}://127.0.0.1:{port}/hook"], pause_s=at_once)
+            hooks.send({})
+            await asyncio.wait_for(hooks._receivers[0].task, 60)
+            await hooks.close()
+            assert f"{scheme}://127.0.0.1:{port}: an alert is given up: {expected}" in caplog.text
+        server.close()
+        await server.wait_closed()
+
+    in_loop(scenario)
+    assert "/hook" not in caplog.text
 
 
 def test_a_slow_receiver_costs_the_sender_and_the_other_receivers_nothing(monkeypatch, caplog):

@@ -687,12 +687,14 @@ def test_why_busy_next_and_running(cluster):
 
 
 def test_why_unavailable(cluster):
+    cluster.join("w0")
     cluster.join("w1")
     cluster.join("w2", capabilities=GPU)
     cluster.submit(task("a", requirements=needs(gpus=1)), ready=False)
     cluster.ready("w1")
+    cluster.apply(events.SuiteUnavailable(WorkerId("w0"), RUN, "", "no interpreter"))
     cluster.apply(events.SuiteUnavailable(WorkerId("w2"), RUN, "", "no such directory"))
-    assert cluster.why("a") == "no worker that fits can execute its suite: no such directory"
+    assert cluster.why("a") == "no worker that fits can execute its suite: no such directory", "not that of any other"
 
 
 # Classes -----------------------------------------------------------------------------------------------------------

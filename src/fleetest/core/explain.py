@@ -100,7 +100,8 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
         ]
         if preparing:
             return f"worker {preparing[0]} is still collecting its suite"
-        reason = next((state.reason for state in states.values() if state.reason), "not prepared")
+        told = (states[worker.worker_id].reason for worker in collected if worker.worker_id in states)
+        reason = next((reason for reason in told if reason), "not prepared")
         return f"no worker that fits can execute its suite: {reason}"
     accepting = [worker for worker in ready if worker.accepts]
     if not accepting:

@@ -160,10 +160,23 @@ class Webhooks:
         except aiohttp.InvalidURL:
             return "its URL cannot be used", True
         except (aiohttp.ClientError, OSError) as error:
-            return type(error).__name__, False
+            return _trouble_of(error), False
         if 200 <= status < 300:
             return "", True
         return f"it answered {status}", status < 500 and status not in _TRIED_AGAIN
+
+
+def _trouble_of(error: Exception) -> str:
+    """For people, and without the rest of the URL, which often is a secret."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not trusted here"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "it does not speak TLS as it must"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect ({error.strerror or type(error).__name__})"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "it does not speak HTTP as it must"
+    return f"the connection broke ({type(error).__name__})"
 
 
 class _Receiver:
