@@ -27,10 +27,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import duckdb
+import psutil
 from local_fleet import LocalFleet, local_fleet, user_environment
 
 SHORTEST_S, LONGEST_S = 0.5, 1.5
 TIMEOUT_S = 580.0
+REST_S, REST_PROCESSOR_S = 2.0, 0.05
+"""A fleet is at rest if for so long all of its processes use no more than this."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,10 @@ def run(form: str, sleeps: Sequence[float], workers: int, slots: int, rounds: in
         with local_fleet(folder / "fleet", workers=workers, slots=slots) as fleet:
             wait_for_workers(fleet, workers)
             target = fleet.client_args if form == "pytest" else fleet.suite_args
-            times = [execute([*client, *target, "--junitxml=out.xml"], suite, len(sleeps)) for _ in range(rounds)]
+            times = []
+            for _ in range(rounds):
+                wait_for_rest(fleet)
+                times.append(execute([*client, *target, "--junitxml=out.xml"], suite, len(sleeps)))
         history = folder / "fleet" / "data" / "history.duckdb"
         return [
             measure(form, number, sleeps, workers * slots, began, wall_s, history)
@@ -129,6 +135,31 @@ def wait_for_workers(fleet: LocalFleet, count: int) -> None:
         if time.monotonic() > deadline:
             raise SystemExit(f"the workers did not come: see {fleet.log}")
         time.sleep(0.05)
+
+
+def wait_for_rest(fleet: LocalFleet) -> None:
+    """Nor is what they do between two runs, to be ready for the next one."""
+    deadline = time.monotonic() + 60.0
+    since, used_s = time.monotonic(), processor_s(fleet.pids)
+    while time.monotonic() - since < REST_S:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the fleet does not come to rest: see {fleet.log}")
+        time.sleep(0.1)
+        now_s = processor_s(fleet.pids)
+        if abs(now_s - used_s) > REST_PROCESSOR_S:
+            since, used_s = time.monotonic(), now_s
+
+
+def processor_s(pids: Sequence[int]) -> float:
+    """What these processes and their living descendants have used."""
+    total_s = 0.0
+    for pid in pids:
+        process = psutil.Process(pid)
+        for one in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                total_s += times.user + times.system
+    return total_s
 
 
 def measure(

@@ -92,6 +92,8 @@ class WorkerSettings:
     token_file: Path | None = None
     data: Path | None = None
     scratch: Path | None = None
+    no_spare: bool = False
+    """Keep no interpreter ready for the next run."""
     tls_ca: Path | None = None
     wait_s: float = 60.0
     """How long the coordinator may take to be there at first."""

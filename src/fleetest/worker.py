@@ -61,6 +61,8 @@ class WorkerSettings:
     """In the coordinator's process: no heartbeats, and the link never breaks."""
     address: str = ""
     """Under which other machines reach this one; empty: where its link comes from."""
+    keeps_spare: bool = False
+    """An interpreter with pytest imported waits while there is no run, so that the next one starts sooner."""
 
 
 class Worker:
@@ -104,6 +106,7 @@ class Worker:
                 limits=ExecutionLimits(settings.term_grace_s, settings.output_limit_bytes),
                 keeps_sent_results=not settings.is_embedded,
                 adopt=self._adopt,
+                keeps_spare=settings.keeps_spare,
             )
             self._adopt = None
         return self._execution
@@ -180,6 +183,7 @@ class Worker:
         if self._probe is not None and self._probe.result is not None:
             link.send(_as_message(self._probe.result))
         self._work.outbox.attach(link.send)
+        self._work.get_ready()
         if self._is_draining:
             link.send(wire.Draining())
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from fleetest.wire import messages as wire
 
 TIMEOUT_S = 300.0
 """A wait that is longer has failed; no test is faster or slower by it. Machines that test are loaded."""
@@ -157,3 +161,22 @@ def make_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     yield make
     for fleet in started:
         fleet.close()
+
+
+@pytest.fixture
+def suite_at(tmp_path: Path) -> Callable[..., wire.PytestSuite]:
+    def write(code: str, **fields: Any) -> wire.PytestSuite:
+        directory = tmp_path / "suite"
+        directory.mkdir(exist_ok=True)
+        (directory / "test_it.py").write_text("import os, signal, sys, time\nimport pytest\n" + textwrap.dedent(code))
+        fields = {"args": ("-p", "no:cacheprovider"), "directory": str(directory), **fields}
+        return wire.PytestSuite(**fields)
+
+    return write
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path

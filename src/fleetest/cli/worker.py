@@ -47,6 +47,7 @@ _SCRATCH_BYTES_MIN = 64 * 1024
 @click.option("--token-file", type=_PATH, metavar="FILE", help="The coordinator's token.")
 @click.option("--data", type=_PATH, metavar="DIR", help="Data directory of a coordinator on this machine.")
 @click.option("--scratch", type=_PATH, metavar="DIR", help="Directory for temporary files  [default: a new one]")
+@click.option("--no-spare", is_flag=True, help="Keep no interpreter with pytest imported ready for the next run.")
 @click.option("--tls-ca", type=_PATH, metavar="FILE", help="Certificates to trust (PEM)  [default: the system's]")
 @click.option("--wait-s", type=float, metavar="SECONDS", help="Wait so long for the coordinator at first  [60]")
 @click.option("--probe", metavar="COMMAND", help="Must succeed before this machine gets work, and stay so.")
@@ -117,6 +118,7 @@ async def _serve(settings: WorkerSettings) -> int:
             scratch=settings.scratch,
             probe=_probe(settings),
             address=settings.address or "",
+            keeps_spare=not settings.no_spare,
         ),
         capabilities=capabilities,
     )

@@ -16,7 +16,7 @@ from fleetest.core.model import Lease, LeaseId, RunId
 from fleetest.core.suite_planning import fingerprint_of
 from fleetest.errors import ExitStatus, RemoteProtocolError
 from fleetest.processes.command_seat import CommandSeat
-from fleetest.processes.launch import PrestartedTemplate
+from fleetest.processes.launch import PrestartedTemplate, start_template_early
 from fleetest.processes.orphan_watch import OrphanWatch
 from fleetest.processes.out_of_memory import OomWatch
 from fleetest.processes.outbox import Outbox
@@ -29,6 +29,8 @@ from fleetest.wire.messages import CommandSuite, PrepareRun, PytestSuite, SuiteC
 
 _RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _FINISH_TIMEOUT_S = 20.0
+_SPARE_DELAY_S = 1.0
+"""After the end of a run: until then others of this machine may be busy with that end."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,8 @@ class Execution:
     """Belongs to the running event loop. What it has to say goes into ``outbox``.
 
     ``adopt`` is a template that was started already; it becomes this execution's. ``python`` is the interpreter for
-    suites that name none, ``scratch`` the directory for stack dumps and the like (None: a temporary one).
+    suites that name none, ``scratch`` the directory for stack dumps and the like (None: a temporary one). With
+    ``keeps_spare`` an interpreter with pytest imported waits for the next run whenever there is none.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Execution:
         limits: ExecutionLimits,
         keeps_sent_results: bool,
         adopt: PrestartedTemplate | None,
+        keeps_spare: bool = False,
     ) -> None:
         self._worker_name = worker_name
         self._python = python
@@ -64,6 +68,7 @@ class Execution:
         self._scratch: Path | None = None
         self._limits = limits
         self._adopt = adopt
+        self._keeps_spare = keeps_spare
         self.oom_watch = OomWatch()
         self._orphan_watch = OrphanWatch()
         self.outbox = Outbox(self._running, keeps_sent=keeps_sent_results)
@@ -202,6 +207,9 @@ class Execution:
             return None
         fits = adopt.python == PrestartedTemplate.interpreter_of(suite.python or self._python)
         start = adopt.start
+        if adopt.is_spare:
+            # It has imported with the environment and the path that an interpreter of ours has by itself.
+            fits = fits and not suite.environment and suite.path_entries is None
         if start is not None:
             wanted = (run_id, list(suite.args), suite.directory, suite.environment, suite.start_method)
             told = (start["run_uid"], start["args"], start["directory"], start["environment"], start["start_method"])
@@ -210,6 +218,13 @@ class Execution:
             return None
         self._adopt = None
         return adopt
+
+    def get_ready(self) -> None:
+        """Have an interpreter wait for the next run, if there is no run now and none waits yet."""
+        if self._keeps_spare and self._takes_leases and self._adopt is None and not self._runs:
+            # Without it the next run starts later, that is all.
+            with contextlib.suppress(OSError):
+                self._adopt = start_template_early(self._python, is_spare=True)
 
     def _tell_commands(self, run_id: RunId, suite: CommandSuite) -> None:
         lacking = [spec.directory for spec in suite.commands if not os.path.isdir(spec.directory)]
@@ -291,6 +306,7 @@ class Execution:
         await asyncio.gather(*(session.finish() for session in run.sessions))
         if self._scratch is not None:
             shutil.rmtree(self._scratch / run_id, ignore_errors=True)
+        asyncio.get_running_loop().call_later(_SPARE_DELAY_S, self.get_ready)
 
     def forget_everything(self) -> None:
         """These runs and leases mean nothing any more: another coordinator."""

@@ -26,8 +26,12 @@ m = u.module_from_spec(s)
 sys.modules["_fleetest_runner"] = m
 s.loader.exec_module(m)
 f = int(sys.argv.pop())
-from _fleetest_runner.main import main
+{before}from _fleetest_runner.main import main
 main(f)
+"""
+_AS_SPARE = """\
+from _fleetest_runner.spare import get_ready
+get_ready(f)
 """
 
 
@@ -43,6 +47,8 @@ class PrestartedTemplate:
     python: str
     start: dict[str, Any] | None = None
     """The start frame that was already sent, if any."""
+    is_spare: bool = False
+    """It imports pytest before it is spoken to; if what it imported has changed by then, it ends without a word."""
 
     @staticmethod
     def interpreter_of(python: str | None) -> str:
@@ -112,15 +118,18 @@ def start_frame(
     }
 
 
-def start_template_early(python: str | None = None, start: dict[str, Any] | None = None) -> PrestartedTemplate:
+def start_template_early(
+    python: str | None = None, start: dict[str, Any] | None = None, *, is_spare: bool = False
+) -> PrestartedTemplate:
     """Start the interpreter in a session of its own, with pipes for its stdout and stderr.
 
-    With ``start`` (see ``start_frame``) it is told at once what to collect. Raises OSError if the interpreter cannot
-    be started.
+    With ``start`` (see ``start_frame``) it is told at once what to collect; with ``is_spare`` it gets ready for that.
+    Raises OSError if the interpreter cannot be started.
     """
     interpreter = PrestartedTemplate.interpreter_of(python)
     near, far = socket.socketpair()
-    code = _BOOTSTRAP.format(init=os.path.join(RUNNER_FOLDER, "__init__.py"), folder=RUNNER_FOLDER)
+    init, before = os.path.join(RUNNER_FOLDER, "__init__.py"), _AS_SPARE if is_spare else ""
+    code = _BOOTSTRAP.format(init=init, folder=RUNNER_FOLDER, before=before)
     try:
         process = subprocess.Popen(
             [interpreter, "-c", code, str(far.fileno())],
@@ -137,7 +146,7 @@ def start_template_early(python: str | None = None, start: dict[str, Any] | None
         raise
     finally:
         far.close()
-    started = PrestartedTemplate(process, near, interpreter)
+    started = PrestartedTemplate(process, near, interpreter, is_spare=is_spare)
     if start is not None:
         # If it died already, whoever adopts it sees the end of the control socket and says why.
         with contextlib.suppress(OSError):

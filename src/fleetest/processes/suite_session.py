@@ -86,6 +86,8 @@ class SuiteSession:
         self._warnings: list[bytes] = []
         self._conclusion: SuiteCollected | SuiteFailed | None = None
         self._has_hello = False
+        self._is_spare = False
+        """The template waited for this run, and has not been heard of yet."""
         self._restarts = 0
         self._output = OutputForwarder(run_id, reporter)
 
@@ -121,6 +123,7 @@ class SuiteSession:
             status = ExitStatus.INTERPRETER_UNUSABLE if is_interpreter else ExitStatus.WORKER_UNFIT
             self._fail("unavailable", f"worker {self._worker_name} cannot use {subject}: {reason}", status)
             return
+        self._is_spare = started.is_spare
         self._template = TemplateProcess(
             started, on_frame=self._take_frame, on_output=self._output.write, on_end=self._template_ended
         )
@@ -187,7 +190,7 @@ class SuiteSession:
             self._take_failure(frame)
 
     def _take_hello(self, hello: frames.Hello) -> None:
-        self._has_hello = True
+        self._has_hello, self._is_spare = True, False
         major = hello.pytest.partition(".")[0]
         if major.isdigit() and int(major) < _PYTEST_MAJOR_MIN:
             self._fail(
@@ -303,7 +306,10 @@ class SuiteSession:
         assert template is not None
         self._output.say_what_was_dropped()
         forked, self._forked = self._forked, {}
-        if self._state is _State.COLLECTING:
+        if self._state is _State.COLLECTING and self._is_spare:
+            # What it had imported is not what would be imported now, or somebody killed it: nothing of it was used.
+            self.start()
+        elif self._state is _State.COLLECTING:
             how = describe_returncode(returncode)
             what = "the process that collects the tests" if self._has_hello else f"{self._python}"
             detail = f": {template.trouble}" if template.trouble else ""
