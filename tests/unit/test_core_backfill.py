@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from fleetest.core import events
 from fleetest.core.cluster_state import ClusterState
 from fleetest.core.model import Capabilities, Limits, Requirements, Verdict
 from fleetest.health_monitor import HealthMonitor
@@ -191,3 +192,29 @@ def test_a_scheduler_of_the_users_has_it_for_nothing():
     fleet.finish("y")
     fleet.finish("long")
     assert fleet.running() == {"t"}
+
+
+class Watched(dict):
+    """Counts how often somebody goes through it."""
+
+    walks = 0
+
+    def values(self):
+        self.walks += 1
+        return super().values()
+
+
+def test_a_long_queue_of_unknown_durations_is_not_gone_through_for_every_slot():
+    fleet = ScriptedCluster(LIMITS)
+    for number in range(9):
+        fleet.join(f"w{number}", 1, MACHINE)
+    fleet.submit(task("long", expected_s=60.0), run="first")
+    fleet.start("long")
+    fleet.submit(task("t", requirements=Requirements(workers=9)), run="gang")
+    fleet.submit(*(task(f"x{number}") for number in range(100)), run="late")
+    state = fleet.state
+    run = state.cluster.runs["late"]
+    run.tasks = watched = Watched(run.tasks)
+    for step in range(40):
+        state.apply(events.DeadlineReached(), fleet.now + step / 20)
+    assert 1 <= watched.walks <= 3

@@ -25,6 +25,8 @@ LOOK_S = 0.2
 """Nothing was found for a slot: it is not looked for again sooner."""
 TASKS_MAX = 10_000
 """So many of a long queue are looked at, so that the first gang stops nobody."""
+LOOK_THROUGH_S = 1.0
+"""There was nothing for any slot among them: they are not looked through again sooner, however many slots are kept."""
 _Entry: TypeAlias = tuple[float, int, Task]
 
 
@@ -36,6 +38,7 @@ class Backfill:
         self._lines: dict[tuple[TaskClass, int], list[_Entry]] | None = None
         """By class and priority, the shortest first; may hold tasks that are no longer queued."""
         self._added: list[Task] = []
+        self._nothing_at: Instant = -LOOK_THROUGH_S
         self._in_vain: dict[Slot, Instant] = {}
         self._generation = 0
 
@@ -50,6 +53,7 @@ class Backfill:
         self._lines = None
         self._added.clear()
         self._in_vain.clear()
+        self._nothing_at = -LOOK_THROUGH_S
 
     def find(self, slot: Slot, limit_s: float) -> Task | None:
         """The most urgent, and of these the longest, that will have ended in this kept slot within the time."""
@@ -76,7 +80,8 @@ class Backfill:
 
     def _sorted(self) -> dict[tuple[TaskClass, int], list[_Entry]]:
         lines = {key: line for key, line in (self._lines or {}).items() if line}
-        if not lines:
+        is_looked_through = not lines and self._cluster.now >= self._nothing_at + LOOK_THROUGH_S
+        if is_looked_through:
             tasks = (task for run in self._cluster.runs.values() for task in run.tasks.values())
             self._added = list(islice((task for task in tasks if task.state is TaskState.QUEUED), TASKS_MAX))
         changed = {}
@@ -92,6 +97,8 @@ class Backfill:
         self._added.clear()
         for line in changed.values():
             line.sort(key=_rank)
+        if is_looked_through and not lines:
+            self._nothing_at = self._cluster.now
         self._lines = lines
         return lines
 
