@@ -44,6 +44,7 @@ def test_every_test_of_a_run_can_be_for_each_value(fleet):
     status, output, names = fleet.run("--fleet-each", "rack")
     assert status == ExitStatus.OK, output
     assert names == ["test_it @ rack=a", "test_it @ rack=b"]
+    assert "[100%]" in output
 
 
 NEEDY = """

@@ -88,3 +88,11 @@ def test_a_run_that_is_not_there_is_one_clear_line(project: Path) -> None:
     assert done.returncode == 4
     assert done.stderr.startswith("fleetest: no run in the history begins with 'nosuchrun'")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_picture_is_not_called_what_it_is_not(project: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.png"
+    done = fleetest("simulate", "--tasks", "4", "--workers", "2x1", "--svg", str(picture), cwd=project)
+    assert done.returncode == 4
+    assert done.stderr == f"fleetest: --svg {picture}: the picture is an SVG: give a name that ends with .svg\n"
+    assert not picture.exists()

@@ -48,21 +48,24 @@ def simulate(run_id: str, **options: Any) -> int:
     tests are simulated. Strategies: adaptive (ours), least loaded, round robin, and models of other runners.
     """
     fleet = _fleet(options["fleet_file"], options["workers"])
+    picture = options["svg"]
+    if picture is not None and picture.suffix.lower() not in ("", ".svg"):
+        raise UserError(f"--svg {picture}: the picture is an SVG: give a name that ends with .svg")
     tests, durations_s = _suite(run_id, options)
     if options["unknown"]:
         tests = [replace(test, expected_s=None) for test in tests]
     crashes = [parse_crash(text, fleet.machines) for text in options["crashes"]]
     question = Question(fleet.machines, fleet.apply(tests), durations_s, crashes)
     answers, left_out = _answers(question, options["strategies"], options["seed"])
-    if options["svg"] is not None:
-        _draw(options["svg"], answers[0], question)
+    if picture is not None:
+        _draw(picture, answers[0], question)
     if options["as_json"]:
         click.echo(json.dumps(_document(question, answers, left_out), indent=2))
     else:
         for line in _report(question, answers, left_out):
             click.echo(line)
-        if options["svg"] is not None:
-            click.echo(f"\nschedule of {answers[0].strategy!r} drawn into {printable(str(options['svg']))}")
+        if picture is not None:
+            click.echo(f"\nschedule of {answers[0].strategy!r} drawn into {printable(str(picture))}")
     return 0
 
 

@@ -18,7 +18,7 @@ from fleetest.client.pytest_options import FleetOptions
 from fleetest.client.replay import Replayer, report_status, with_variant
 from fleetest.client.terminal_text import printable
 from fleetest.client.variant_matrix import VariantMatrix
-from fleetest.core.model import RunId, Verdict
+from fleetest.core.model import RunId, Verdict, base_id
 from fleetest.errors import ExitStatus, FleetestError
 from fleetest.wire.messages import (
     CollectionReports,
@@ -237,7 +237,8 @@ class FleetSession:
         node_ids = [item.node_id for item in plan.items]
         self._matrix.plan(plan.tasks)
         self._replayer.add_items([task.task_id for task in plan.tasks], plan.items)
-        session.testscollected = len(node_ids)
+        # Variants of a test share its node id, by which pytest counts what it has reported.
+        session.testscollected = len({base_id(task.task_id, task.variant) for task in plan.tasks})
         if plan.deselected:
             self._config.hook.pytest_deselected(
                 items=[_Deselected(node_id, self._config) for node_id in plan.deselected]
