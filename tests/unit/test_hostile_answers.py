@@ -8,6 +8,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from unicodedata import bidirectional
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -19,14 +20,17 @@ from fleetest.api.openapi import openapi
 from fleetest.api.reference import api_routes
 from fleetest.api.route import RouteTable
 from fleetest.cli import main
-from fleetest.client.terminal_text import csv_text
+from fleetest.client.junit import valid_xml
+from fleetest.client.terminal_text import csv_text, printable
 from fleetest.operator import api_client, checks
 
 HOSTILE = (
     "=cmd|' /C calc'!A0 <img src=x onerror=alert(1)> \"};alert(1)// javascript:alert(1) {{7*7}} [red]x[/red] [link=file:///x]"
     "\x1b[2J\x1b]0;title\x07\x9b31m\u202eabc\u2066\u2028\r\0\ud800 ]]> -->"
 )
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]")
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]"
+)
 OWN_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 ASKING = {
     "status": ["status"],
@@ -183,3 +187,11 @@ def test_a_page_has_no_element_of_a_name(call):
 def test_json_says_it_all_and_escapes_it(call):
     told = json.loads(call(["export", "--format", "json"]))
     assert told["title"] == HOSTILE
+
+
+@pytest.mark.parametrize("show", [printable, valid_xml])
+def test_no_character_that_turns_the_direction_of_text_is_left(show):
+    turning = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+    marks = "\u061c\u200e\u200f"
+    every = [chr(number) for number in range(0x10000)]
+    assert [each for each in every if (bidirectional(each) in turning or each in marks) and each in show(each)] == []

@@ -18,7 +18,7 @@ from fleetest.wire.messages import SuiteFailed
 
 _NOT_SHOWN = re.compile(
     # Beside what XML cannot hold: control characters, and those that turn the direction of text or end a line.
-    "[^\t\n\r\x20-\x7e\xa0-\u200d\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    "[^\t\n\r\x20-\x7e\xa0-\u061b\u061d-\u200d\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )
 _SKIPPED = frozenset({Verdict.SKIPPED, Verdict.XFAILED, Verdict.NOT_RUN, Verdict.CANCELLED})
 

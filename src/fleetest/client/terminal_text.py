@@ -8,7 +8,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _HOSTILE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
-    "\u200e\u200f\u202a-\u202e\u2066-\u2069"  # text direction, which can make a name read as another one
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # text direction, which can make a name read as another one
     "\u2028\u2029\ud800-\udfff]"
 )
 
