@@ -8,6 +8,7 @@ import sys
 import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ def fleetest_make_balancer(limits):
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_version_managers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each worker asks every Python on PATH for its version, and a shim of pyenv takes seconds to say none."""
+@pytest.fixture(scope="module", autouse=True)
+def _no_version_managers() -> Iterator[None]:
+    """Each worker asks every Python on PATH for its version, and a shim of pyenv takes a while to say none."""
     folders = os.environ["PATH"].split(os.pathsep)
-    monkeypatch.setenv("PATH", os.pathsep.join(each for each in folders if Path(each).name != "shims"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PATH", os.pathsep.join(each for each in folders if Path(each).name != "shims"))
+        yield
 
 
 class Fleet:
-    """A coordinator, workers and clients; all of it is gone when the test ends."""
+    """A coordinator, workers and clients, until it is closed."""
 
     def __init__(self, directory: Path, *, hedges_eagerly: bool = False, coordinator: Sequence[str] = ()) -> None:
         self.directory = directory
@@ -120,6 +123,12 @@ class Fleet:
         with duckdb.connect(str(self.directory / "data" / "history.duckdb"), read_only=True) as database:
             return database.execute(sql).fetchall()
 
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
     def close(self) -> None:
         for process in self._started:
             if process.poll() is None:
@@ -136,31 +145,29 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    started = Fleet(tmp_path)
-    yield started
-    started.close()
+    with Fleet(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """For the tests of one file that only look at it, once it is what they want to see."""
+    with Fleet(tmp_path_factory.mktemp("shared")) as started:
+        yield started
 
 
 @pytest.fixture
 def hedging_fleet(tmp_path: Path) -> Iterator[Fleet]:
     """Its coordinator hedges whatever runs, as soon as a slot is idle."""
-    started = Fleet(tmp_path, hedges_eagerly=True)
-    yield started
-    started.close()
+    with Fleet(tmp_path, hedges_eagerly=True) as started:
+        yield started
 
 
 @pytest.fixture
 def make_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     """Starts one fleet, with these options of its coordinator."""
-    started: list[Fleet] = []
-
-    def make(*options: str) -> Fleet:
-        started.append(Fleet(tmp_path, coordinator=options))
-        return started[-1]
-
-    yield make
-    for fleet in started:
-        fleet.close()
+    with ExitStack() as started:
+        yield lambda *options: started.enter_context(Fleet(tmp_path, coordinator=options))
 
 
 @pytest.fixture

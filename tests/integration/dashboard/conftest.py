@@ -118,10 +118,11 @@ class Screen:
 
 
 @pytest.fixture
-def screen(browser, fleet):
+def screen(browser):
+    """Opens a window on this fleet."""
     made = []
 
-    def make(theme="light", **size):
+    def make(fleet, theme="light", **size):
         made.append(Screen(browser, fleet, theme, **size))
         return made[-1]
 

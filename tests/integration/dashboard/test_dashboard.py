@@ -34,15 +34,25 @@ def test_licence():
 """
 
 
-@pytest.fixture
-def ran(fleet):
-    """A fleet with two workers after a run in which something failed; the id of the run."""
+def after_a_run(fleet):
+    """With two workers, after a run in which something failed."""
     (fleet.suite / "test_it.py").write_text(SUITE)
     fleet.worker("box-a", "--resource", "licence=1", "--label", f"rack={HOSTILE.replace('=', ':')}")
     fleet.worker("box-b")
     status, output, _ = fleet.run()
     assert status == 1, output
     return fleet
+
+
+@pytest.fixture
+def ran(fleet):
+    return after_a_run(fleet)
+
+
+@pytest.fixture(scope="module")
+def looked_at(shared_fleet):
+    """Like ``ran``, and one for all tests that change nothing."""
+    return after_a_run(shared_fleet)
 
 
 def pages_of(screen):
@@ -54,8 +64,8 @@ def pages_of(screen):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_loads_without_errors_and_can_be_used_by_everybody(ran, screen, theme):
-    shown = screen(theme)
+def test_every_page_loads_without_errors_and_can_be_used_by_everybody(looked_at, screen, theme):
+    shown = screen(looked_at, theme)
     assert shown.page.evaluate("document.documentElement.dataset.theme") == theme
     for path in pages_of(shown):
         shown.show(path)
@@ -66,8 +76,8 @@ def test_every_page_loads_without_errors_and_can_be_used_by_everybody(ran, scree
     assert shown.all_troubles() == []
 
 
-def test_numbers_agree_with_the_api_and_filters_stay_in_the_link(ran, screen):
-    shown = screen()
+def test_numbers_agree_with_the_api_and_filters_stay_in_the_link(looked_at, screen):
+    shown = screen(looked_at)
     run_id = shown.run_id()
     told = shown.ask(f"/runs/{run_id}")
     shown.show(f"/runs/{run_id}")
@@ -87,8 +97,8 @@ def test_numbers_agree_with_the_api_and_filters_stay_in_the_link(ran, screen):
     shown.page.wait_for_selector(f".tile:has-text('Workers') .value:text-is('{status['workers_total']}')")
 
 
-def test_a_test_shows_its_failure_as_text_and_how_to_run_it_alone(ran, screen):
-    shown = screen()
+def test_a_test_shows_its_failure_as_text_and_how_to_run_it_alone(looked_at, screen):
+    shown = screen(looked_at)
     shown.show(f"/runs/{shown.run_id()}")
     shown.page.click("details summary >> nth=0")
     shown.wait("not mended")
@@ -110,7 +120,7 @@ def test_a_group_of_failures_shows_every_attempt_of_the_test_that_is_chosen(flee
     )
     fleet.worker("box-a")
     fleet.run()
-    shown = screen()
+    shown = screen(fleet)
     shown.show(f"/runs/{shown.run_id()}")
     shown.page.click("details summary >> nth=0")
     shown.page.wait_for_selector(".evidence >> text=attempt 2")
@@ -121,8 +131,8 @@ def test_a_group_of_failures_shows_every_attempt_of_the_test_that_is_chosen(flee
     assert shown.all_troubles() == []
 
 
-def test_a_link_to_another_filter_of_the_same_page_is_followed(ran, screen):
-    shown = screen()
+def test_a_link_to_another_filter_of_the_same_page_is_followed(looked_at, screen):
+    shown = screen(looked_at)
     shown.show("/tests")
     shown.show("/tests?view=matrix&by=os")
     shown.wait("Test by os")
@@ -132,8 +142,8 @@ def test_a_link_to_another_filter_of_the_same_page_is_followed(ran, screen):
     shown.page.wait_for_selector("button[aria-pressed=true]:text-is('Flaky')")
 
 
-def test_what_happened_to_a_worker_has_times_of_day(ran, screen):
-    shown = screen()
+def test_what_happened_to_a_worker_has_times_of_day(looked_at, screen):
+    shown = screen(looked_at)
     shown.show("/workers/box-a")
     moment = shown.page.get_attribute(".story time >> nth=0", "datetime")
     assert moment[:2] == "20", moment
@@ -141,7 +151,7 @@ def test_what_happened_to_a_worker_has_times_of_day(ran, screen):
 
 
 def test_a_worker_is_drained_and_resumed_after_a_question(ran, screen):
-    shown = screen()
+    shown = screen(ran)
     shown.show("/workers/box-b")
     shown.page.click("text=Drain")
     shown.page.click("dialog >> text=Leave it")
@@ -168,7 +178,7 @@ def test_a_run_is_watched_cancelled_and_its_failures_run_again(fleet, screen):
     (fleet.suite / "test_it.py").write_text(SUITE)
     fleet.worker("box-a")
     client = fleet.client()
-    shown = screen()
+    shown = screen(fleet)
     shown.page.wait_for_selector(".progress[aria-label*='of 36']")
     shown.page.click("main a:has-text('pytest') >> nth=0")
     shown.wait("35 / 36")
@@ -190,7 +200,7 @@ def test_a_run_is_watched_cancelled_and_its_failures_run_again(fleet, screen):
 
 
 def test_a_lost_connection_is_shown_and_heals_itself(ran, screen):
-    shown = screen()
+    shown = screen(ran)
     port = ran.url.rsplit(":", 1)[1]
     ran.coordinator.terminate()
     ran.coordinator.communicate(timeout=TIMEOUT_S)
@@ -203,8 +213,8 @@ def test_a_lost_connection_is_shown_and_heals_itself(ran, screen):
     shown.page.wait_for_selector(".worker-cell:has-text('box-a')")
 
 
-def test_a_one_use_link_opens_a_session_once(ran, browser, screen):
-    shown = screen()
+def test_a_one_use_link_opens_a_session_once(looked_at, browser, screen):
+    shown = screen(looked_at)
     request = urllib.request.Request(
         f"{shown.url}/api/v1/login-codes",
         method="POST",
@@ -227,8 +237,8 @@ def test_a_one_use_link_opens_a_session_once(ran, browser, screen):
         context.close()
 
 
-def test_a_small_screen_and_the_keyboard_are_enough(ran, screen):
-    shown = screen()
+def test_a_small_screen_and_the_keyboard_are_enough(looked_at, screen):
+    shown = screen(looked_at)
     shown.page.set_viewport_size({"width": 360, "height": 740})
     for path in ("/", "/workers", f"/runs/{shown.run_id()}"):
         shown.show(path)

@@ -27,9 +27,8 @@ FLAKY = "test_it.py::test_flaky"
 FOCUSED = "document.activeElement?.getAttribute('aria-label') ?? document.activeElement?.textContent"
 
 
-@pytest.fixture
-def ran(fleet):
-    """A fleet with two workers after a run; one more worker was there and is lost."""
+def after_a_run(fleet):
+    """With two workers, after a run; one more worker was there and is lost."""
     (fleet.suite / "test_it.py").write_text(SUITE)
     fleet.worker("box-a", "--label", "rack=r1")
     fleet.worker("box-b", "--label", "rack=r2")
@@ -39,6 +38,17 @@ def ran(fleet):
     gone.kill()
     gone.wait()
     return fleet
+
+
+@pytest.fixture
+def ran(fleet):
+    return after_a_run(fleet)
+
+
+@pytest.fixture(scope="module")
+def looked_at(shared_fleet):
+    """Like ``ran``, and one for all tests that change nothing."""
+    return after_a_run(shared_fleet)
 
 
 def wait_until_lost(shown):
@@ -58,8 +68,8 @@ def pages_of(shown):
     [("light", 390, 844), ("dark", 390, 844), ("light", 640, 450)],
     ids=["phone", "phone at night", "200 % of zoom"],
 )
-def test_every_page_fits_a_small_screen_and_can_be_used_by_everybody(ran, screen, theme, width, height):
-    shown = screen(theme, width=width, height=height)
+def test_every_page_fits_a_small_screen_and_can_be_used_by_everybody(looked_at, screen, theme, width, height):
+    shown = screen(looked_at, theme, width=width, height=height)
     wait_until_lost(shown)
     for path in pages_of(shown):
         shown.show(path)
@@ -77,7 +87,7 @@ def test_every_page_fits_a_small_screen_and_can_be_used_by_everybody(ran, screen
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_an_empty_fleet_says_what_to_do(fleet, screen, theme):
-    shown = screen(theme)
+    shown = screen(fleet, theme)
     for path, hint in {
         "/": "fleetest worker --coordinator",
         "/runs": "pytest --fleet",
@@ -98,7 +108,7 @@ def test_an_empty_fleet_says_what_to_do(fleet, screen, theme):
 
 
 def test_what_is_nowhere_says_so_and_what_to_do(fleet, screen):
-    shown = screen()
+    shown = screen(fleet)
     shown.show("/workers/nobody")
     shown.wait("nobody is not here")
     shown.wait("--name nobody")
@@ -107,7 +117,7 @@ def test_what_is_nowhere_says_so_and_what_to_do(fleet, screen):
 
 
 def test_a_worker_has_a_history_of_states_that_outlives_it(ran, screen):
-    shown = screen()
+    shown = screen(ran)
     shown.do("/workers/box-b/drain")
     shown.do("/workers/box-b/resume")
     shown.do("/workers/box-b/quarantine", {"reason": "its disk is full"})
@@ -140,7 +150,7 @@ def test_a_worker_has_a_history_of_states_that_outlives_it(ran, screen):
 
 
 def test_the_keyboard_is_enough_to_drain_a_worker(ran, screen):
-    shown = screen()
+    shown = screen(ran)
     shown.show("/workers")
     shown.page.wait_for_selector("tr:has-text('box-a') >> text=Drain")
     press = shown.page.keyboard.press
@@ -167,9 +177,9 @@ def test_the_keyboard_is_enough_to_drain_a_worker(ran, screen):
     assert shown.all_troubles() == []
 
 
-def test_what_is_focused_stays_while_the_numbers_change(ran, screen):
-    """Everything around it is drawn anew several times: told by the row's own times."""
-    shown = screen()
+def test_what_is_focused_stays_while_the_numbers_change(make_fleet, screen):
+    """Everything around it is drawn anew several times: told by the row's own times, which heartbeats change."""
+    shown = screen(after_a_run(make_fleet("--heartbeat-interval-s", "2")))
     shown.show("/workers")
     shown.page.focus("[aria-label='Drain box-a']")
     seen = "[...document.querySelectorAll('tr')].find(each => each.textContent.includes('box-a')).querySelector('time').dateTime"
@@ -187,7 +197,7 @@ def test_what_is_focused_stays_while_the_numbers_change(ran, screen):
 
 def test_a_group_of_the_queue_stays_as_it_is_while_its_numbers_change(fleet, screen):
     fleet.worker("box-a")
-    shown = screen()
+    shown = screen(fleet)
 
     def submit(title, *commands):
         listed = [{"name": f"{title}-{number}", "argv": list(argv)} for number, argv in enumerate(commands)]
@@ -214,7 +224,7 @@ def test_a_group_of_the_queue_stays_as_it_is_while_its_numbers_change(fleet, scr
 
 
 def test_an_alert_is_open_then_acknowledged_then_cleared(ran, screen):
-    shown = screen()
+    shown = screen(ran)
     wait_until_lost(shown)
     row = "tr:has-text('box-gone')"
     shown.page.wait_for_selector(f"{row} .badge:has-text('open')")
@@ -232,8 +242,8 @@ def test_an_alert_is_open_then_acknowledged_then_cleared(ran, screen):
     assert shown.all_troubles() == []
 
 
-def test_a_run_shows_its_slowest_tests_and_each_failure_how_it_is_repeated(ran, screen):
-    shown = screen()
+def test_a_run_shows_its_slowest_tests_and_each_failure_how_it_is_repeated(looked_at, screen):
+    shown = screen(looked_at)
     run = shown.run_id()
     shown.show(f"/runs/{run}")
     slowest = shown.ask(f"/runs/{run}/tasks?sort=-duration&limit=5")["items"]
@@ -250,7 +260,7 @@ def test_a_run_shows_its_slowest_tests_and_each_failure_how_it_is_repeated(ran, 
 
 
 def test_failures_that_could_not_be_loaded_are_loaded_later(ran, screen):
-    shown = screen()
+    shown = screen(ran)
     wrong = []
 
     def fail_once(route):
@@ -268,8 +278,8 @@ def test_failures_that_could_not_be_loaded_are_loaded_later(ran, screen):
     shown.wait("2 tests alike")
 
 
-def test_the_timeline_is_zoomed_with_keys(ran, screen):
-    shown = screen()
+def test_the_timeline_is_zoomed_with_keys(looked_at, screen):
+    shown = screen(looked_at)
     shown.show(f"/runs/{shown.run_id()}")
     shown.page.focus(".timeline canvas")
     shown.page.wait_for_selector(".timeline canvas[aria-label*='16 tests']")
@@ -279,8 +289,8 @@ def test_the_timeline_is_zoomed_with_keys(ran, screen):
     shown.page.wait_for_selector(".timeline canvas:not([aria-label*='shown from'])")
 
 
-def test_the_matrix_begins_with_the_tests_that_failed_most(ran, screen):
-    shown = screen()
+def test_the_matrix_begins_with_the_tests_that_failed_most(looked_at, screen):
+    shown = screen(looked_at)
     shown.show("/tests?view=matrix&by=rack")
     shown.page.wait_for_selector("tbody td.name >> nth=14")
     rows = [each.inner_text() for each in shown.page.query_selector_all("tbody td.name")]
@@ -288,8 +298,8 @@ def test_the_matrix_begins_with_the_tests_that_failed_most(ran, screen):
     assert rows[:3] == ["test_it.py::test_alike[0]", "test_it.py::test_alike[1]", FLAKY]
 
 
-def test_a_flaky_test_shows_its_evidence_over_time_and_by_hardware(ran, screen):
-    shown = screen()
+def test_a_flaky_test_shows_its_evidence_over_time_and_by_hardware(looked_at, screen):
+    shown = screen(looked_at)
     shown.show("/tests")
     shown.page.wait_for_selector("tr:has-text('test_flaky') >> text=1 of 1 runs")
     shown.page.click("tr:has-text('test_flaky') a")
