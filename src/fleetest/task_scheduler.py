@@ -75,6 +75,7 @@ class TaskScheduler:
                     self._wakes.workers[worker] = None
                 for queue in line.groups.values():
                     self._close(queue)
+                line.dissolve()
         for queues in list(self._owned.values()):
             for queue in [queue for queue in queues if queue.line.task_class.run is run]:
                 self._close(queue)

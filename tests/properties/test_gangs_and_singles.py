@@ -43,7 +43,7 @@ class Arrivals:
             slots = [slot for worker in cluster.state.cluster.workers.values() for slot in worker.slots if slot.leases]
             head = min((slot.head() for slot in slots), key=lambda live: live.slot.head_since + live.typical_s)
             cluster.wait(max(0.0, head.slot.head_since + head.typical_s - cluster.now))
-            cluster.report(head.lease, head.slot.worker.worker_id, duration_s=head.typical_s)
+            cluster.report(head, head.slot.worker.worker_id, duration_s=head.typical_s)
             for name in [name for name in self.arrived if name in cluster.leases]:
                 kind = "gang" if name.startswith("gang") else "single"
                 self.waited_s[kind] = max(self.waited_s[kind], cluster.now - self.arrived.pop(name))

@@ -133,7 +133,7 @@ class WorkerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_linked and self.cluster.state.cluster.leases)
     @rule(how=st.sampled_from(["passed", "failed to start"]))
     def execute(self, how):
-        lease = next(iter(self.cluster.state.cluster.leases.values())).lease
+        lease = next(iter(self.cluster.state.cluster.leases.values()))
         if how == "passed":
             self.heard_at = self.cluster.now
             self.obey(self.cluster.report(lease, W))

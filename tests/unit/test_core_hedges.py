@@ -52,7 +52,7 @@ def cluster():
 
 def test_a_hedge_is_an_attempt_of_its_own_on_another_worker(cluster):
     assert (cluster.second.attempt, cluster.worker_of("t")) == (2, "b")
-    assert cluster.task("t").lease.lease is cluster.first
+    assert cluster.task("t").lease.lease_id == cluster.first.lease_id
     # Nothing follows there: its runner is not to wait in the teardown.
     assert commands.SlotIdle("b", 0) in cluster.emitted[-3:]
     cluster.wait(20.0)
@@ -114,7 +114,7 @@ def test_the_loss_of_one_leaves_the_other(cluster, lost, is_started):
     cluster.disconnect(lost, dead=True)
     planned = cluster.task("t")
     kept, name = (cluster.second, "b") if lost == "a" else (cluster.first, "a")
-    assert [live.lease for live in planned.live_leases] == [kept]
+    assert [live.lease_id for live in planned.live_leases] == [kept.lease_id]
     assert planned.state is (TaskState.LEASED if lost == "a" and not is_started else TaskState.RUNNING)
     assert cluster.leases["t"] is cluster.second
     assert planned.losses == (lost == "a" or is_started)
@@ -154,7 +154,7 @@ def test_a_hedge_that_comes_to_nothing_changes_nothing(cluster, event):
         cluster.apply(events.InfrastructureFailed(WorkerId("b"), [cluster.second.lease_id], "cannot fork"))
     else:
         cluster.give_back("t", not_collectable=event == "not collectable")
-    assert [live.lease for live in cluster.task("t").live_leases] == [cluster.first]
+    assert [live.lease_id for live in cluster.task("t").live_leases] == [cluster.first.lease_id]
     assert cluster.task("t").state is TaskState.RUNNING
     cluster.report(cluster.first, "a")
     assert cluster.verdicts()["t"] is Verdict.PASSED
@@ -267,7 +267,7 @@ def test_a_hedge_reserves_what_the_task_needs_on_its_own_worker():
     cluster.state.cluster.balancing.propose = lambda *arguments: [Hedge(live, slot)]
     cluster.wait(3.0)
     assert cluster.state.cluster.workers["b"].free == {"gpus": 0.0}
-    cluster.report(live.lease, "a")
+    cluster.report(live, "a")
     assert cluster.state.cluster.workers["b"].free == {"gpus": 1.0}
 
 

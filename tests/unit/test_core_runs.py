@@ -7,7 +7,8 @@ import pytest
 
 from fleetest.core import commands, events
 from fleetest.core.cluster_state import ClusterState
-from fleetest.core.entities import Run
+from fleetest.core.entities import Run, Slot, Task
+from fleetest.core.group_queue import GroupQueue, Level
 from fleetest.core.invariants import check
 from fleetest.core.model import AttemptResult, Capabilities, Limits, Requirements, RunId, Verdict, WorkerId
 from fleetest.core.policies import Choice
@@ -501,21 +502,68 @@ def test_a_snapshot_does_not_change(cluster):
     assert cluster.why("a") == "finished: passed"
 
 
-def test_nothing_of_a_run_is_kept_long_after_its_end():
-    state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor())
-    state.apply(events.WorkerJoined(WorkerId("w"), "s", 2, Capabilities()), 0.0)
+@pytest.fixture
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+OF_ALL_SORTS = [
+    task("failing", retries=1),
+    *(task(f"{group}{number}", group=group, priority=number % 2) for group in "abcd" for number in range(10)),
+    *(task(f"kept{number}", group="kept", keep_together=True) for number in range(5)),
+    task("gang", requirements=Requirements(workers=2)),
+    task("alone", requirements=Requirements(alone=True)),
+    task("locks", requirements=Requirements(locks=("lock",))),
+    task("after", depends_on=["locks"]),
+    task("never", requirements=Requirements(resources=(("gpus", 1.0),))),
+]
+
+
+def test_nothing_of_a_run_is_kept_long_after_its_end_though_nobody_collects_garbage(no_collector):
+    state = ClusterState(TaskScheduler(), LoadBalancer(), HealthMonitor(), Limits(workers_may_join=False))
+    workers = [WorkerId("v"), WorkerId("w")]
+    for worker in workers:
+        state.apply(events.WorkerJoined(worker, "s", 2, Capabilities()), 0.0)
     for number in range(6):
         run_id = RunId(f"forgotten{number}")
         state.apply(events.RunSubmitted(run_id), 0.0)
-        state.apply(events.SuitePlanned(run_id, "", [task("a", retries=1), task("b", group="g")]), 0.0)
-        state.apply(events.SuiteReady(WorkerId("w"), run_id, ""), 0.0)
-        for verdict in (Verdict.FAILED, Verdict.PASSED):
-            results = [AttemptResult(lease_id, verdict) for lease_id in list(state.cluster.leases)]
-            state.apply(events.AttemptsFinished(WorkerId("w"), results), 0.0)
+        state.apply(events.SuitePlanned(run_id, "", OF_ALL_SORTS), 0.0)
+        for worker in workers:
+            state.apply(events.SuiteReady(worker, run_id, ""), 0.0)
+        if number == 3:
+            state.apply(events.RunCancelled(run_id, "enough"), 0.0)
+        for now in range(200):
+            live = next(iter(state.cluster.leases.values()), None)
+            if live is None:
+                break
+            if now == 3:
+                state.apply(events.WorkerDisconnected(live.slot.worker.worker_id, "gone", process_is_dead=True), now)
+                state.apply(
+                    events.WorkerJoined(live.slot.worker.worker_id, f"forgotten{number}", 2, Capabilities()), now
+                )
+                state.apply(events.SuiteReady(live.slot.worker.worker_id, run_id, ""), now)
+                continue
+            state.apply(events.AttemptsStarted(live.slot.worker.worker_id, [live.lease_id]), now)
+            verdict = Verdict.FAILED if live.task.task_id == "failing" else Verdict.PASSED
+            result = AttemptResult(live.lease_id, verdict, duration_s=0.1)
+            state.apply(events.AttemptsFinished(live.slot.worker.worker_id, [result]), now)
+    del live
     assert not state.cluster.runs
-    gc.collect()
-    alive = {thing.run_id for thing in gc.get_objects() if type(thing) is Run and thing.run_id.startswith("forgotten")}
-    assert alive <= {"forgotten4", "forgotten5"}
+
+    run_of = {
+        Run: lambda run: run,
+        Task: lambda planned: planned.run,
+        GroupQueue: lambda queue: queue.task_class.run,
+        Level: lambda level: level.line.task_class.run,
+    }
+    things = [(type(thing), run_of[type(thing)](thing).run_id) for thing in gc.get_objects() if type(thing) in run_of]
+    of_ours = {(kind, run_id) for kind, run_id in things if run_id.startswith("forgotten")}
+    assert {run_id for _, run_id in of_ours} == {"forgotten4", "forgotten5"}
+    workers = {thing.worker for thing in gc.get_objects() if type(thing) is Slot}
+    assert {worker for worker in workers if worker.session.startswith("forgotten")} <= {*state.cluster.workers.values()}
 
 
 # What peers and policies may get wrong -------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class AttemptHandling:
         lease = Lease(lease_id, run.run_id, spec.task_id, spec.suite, attempt, spec.timeout_s, spec.variant, place)
         typical_s = cluster.predict_s(task)
         predicted_s = typical_s * cluster.balancing.slowness(worker, task_class)
-        live = LiveLease(lease, task, slot, predicted_s, typical_s)
+        live = LiveLease(lease_id, attempt, task, slot, predicted_s, typical_s, place)
         if task.lease is None:
             # As text: a story outlives the lease, and must not keep it and all that hangs on it for the collector.
             change_task(task, TaskState.LEASED, cluster.now, str(live))
@@ -67,7 +67,7 @@ class AttemptHandling:
     def end(self, live: LiveLease, used_s: float) -> None:
         """The lease is over: free what it held. ``used_s`` is what it cost, for fair share."""
         cluster, slot, task = self._cluster, live.slot, live.task
-        lease_id = live.lease.lease_id
+        lease_id = live.lease_id
         is_head = next(iter(slot.leases)) == lease_id
         del cluster.leases[lease_id], slot.leases[lease_id], task.run.leases[lease_id]
         if is_head:
@@ -85,7 +85,7 @@ class AttemptHandling:
         else:
             task.lease = None
         cluster.asking[slot] = None
-        if live.is_started and live.lease.timeout_s is not None:
+        if live.is_started and task.spec.timeout_s is not None:
             cluster.deadlines.cancel(("overrun", lease_id))
         cluster.scheduling.charge(task.run, used_s - live.predicted_s)
         if task.task_class.reserves:
@@ -121,12 +121,10 @@ class AttemptHandling:
             if next(iter(slot.leases)) == lease_id:
                 slot.head_since = cluster.now
             self._answered(slot, 0.0)
-            if live.lease.timeout_s is not None:
-                due = cluster.now + live.lease.timeout_s + cluster.limits.lease_overrun_s
+            if task.spec.timeout_s is not None:
+                due = cluster.now + task.spec.timeout_s + cluster.limits.lease_overrun_s
                 cluster.deadlines.set(("overrun", lease_id), due)
-            cluster.outbox.started(
-                task.run.run_id, (task.spec.task_id, live.lease.attempt, event.worker_id, slot.index)
-            )
+            cluster.outbox.started(task.run.run_id, (task.spec.task_id, live.attempt, event.worker_id, slot.index))
 
     def finished(self, event: events.AttemptsFinished) -> None:
         slots: dict[Slot, None] = {}
@@ -158,7 +156,7 @@ class AttemptHandling:
                 return
             self._supersede(task, live)
         self.end(live, duration_s)
-        task.attempts = max(task.attempts, live.lease.attempt)
+        task.attempts = max(task.attempts, live.attempt)
         self.learn(live, result, duration_s)
         reason = ""
         if run.cancellation is not None and live.kill_reason and verdict in _ENDED_FROM_OUTSIDE:
@@ -190,7 +188,7 @@ class AttemptHandling:
         retries = verdict.may_be_retried and task.retries_used < task.spec.retries and task.run.cancellation is None
         outcome = TaskOutcome(
             task.spec.task_id,
-            live.lease.attempt,
+            live.attempt,
             verdict,
             not retries,
             slot.worker.worker_id,
@@ -218,13 +216,13 @@ class AttemptHandling:
         """End the other attempts of the task: what they still say is evidence, never a verdict."""
         cluster = self._cluster
         if winner is not None:
-            reason = f"attempt {winner.lease.attempt} on {winner.slot.worker.worker_id} was first"
+            reason = f"attempt {winner.attempt} on {winner.slot.worker.worker_id} was first"
         for live in [live for live in task.live_leases if live is not winner]:
             slot = live.slot
             elapsed_s = cluster.now - slot.head_since if live.is_started and slot.head() is live else 0.0
             self.end(live, elapsed_s)
             if live.is_started:
-                task.attempts = max(task.attempts, live.lease.attempt)
+                task.attempts = max(task.attempts, live.attempt)
             if not live.kill_reason and slot.worker.is_linked:
                 cluster.outbox.add(KillLeases(slot.worker.worker_id, (live.lease_id,), reason))
             self.mark_void(live, reason if live.is_started else "")
@@ -232,7 +230,7 @@ class AttemptHandling:
     def mark_void(self, live: LiveLease, unsaid: str = "") -> None:
         run_id, worker_id = live.task.run.run_id, live.slot.worker.worker_id
         self._cluster.voided[live.lease_id] = VoidedLease(
-            run_id, live.task.task_id, live.lease.attempt, worker_id, live.slot.index, unsaid
+            run_id, live.task.task_id, live.attempt, worker_id, live.slot.index, unsaid
         )
 
     def _superseded(self, worker_id: WorkerId, result: AttemptResult) -> bool:
@@ -389,7 +387,7 @@ class AttemptHandling:
             return False
         if task.run.cancellation is not None:
             if live.is_started:
-                task.attempts = max(task.attempts, live.lease.attempt)
+                task.attempts = max(task.attempts, live.attempt)
             self._tasks.cancel(task, was_running=live.is_started)
             return False
         if live.is_started:
@@ -415,10 +413,10 @@ class AttemptHandling:
     def spend_attempt(self, live: LiveLease, reason: str, result: AttemptResult | None = None) -> None:
         """Put an attempt on record that gave no verdict."""
         task, slot = live.task, live.slot
-        task.attempts = max(task.attempts, live.lease.attempt)
+        task.attempts = max(task.attempts, live.attempt)
         outcome = TaskOutcome(
             task.task_id,
-            live.lease.attempt,
+            live.attempt,
             Verdict.CANCELLED,
             is_final=False,
             worker_id=slot.worker.worker_id,
@@ -476,7 +474,7 @@ class AttemptHandling:
 
 def _last_attempt(task: Task) -> int:
     """The highest number that any attempt of it has had."""
-    return max(task.attempts, *(live.lease.attempt for live in task.live_leases))
+    return max(task.attempts, *(live.attempt for live in task.live_leases))
 
 
 def _duration_s(result: AttemptResult) -> float:

@@ -7,8 +7,8 @@ from functools import partial
 
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
-from fleetest.core.entities import Slot, Task, TaskClass, Worker
-from fleetest.core.hungry_slots import HungrySlots, Room
+from fleetest.core.entities import Room, Slot, Task, TaskClass, Worker
+from fleetest.core.hungry_slots import HungrySlots
 from fleetest.core.lifecycle import TaskState, WorkerState
 from fleetest.core.policies import NOTHING_WOKEN
 

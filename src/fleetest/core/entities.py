@@ -10,8 +10,8 @@ from fleetest.core.lifecycle import Story, TaskState, WorkerState
 from fleetest.core.model import (
     AttemptResult,
     Capabilities,
+    GangPlace,
     Instant,
-    Lease,
     LeaseId,
     Requirements,
     RunId,
@@ -134,6 +134,14 @@ class Run:
     """How long work that no known worker can do waits for one; None: for ever."""
     missing: dict[Requirements, MissingWorker] = field(default_factory=dict)
 
+    def dissolve(self) -> None:
+        """Nobody asks for it any more: its records let go of each other, so that they are freed without a collector."""
+        for suite in self.suites.values():
+            suite.tasks.clear()
+            suite.lacked.clear()
+        for records in (self.suites, self.tasks, self.classes, self.dependants):
+            records.clear()
+
     def __str__(self) -> str:
         return f"run {self.run_id}"
 
@@ -182,8 +190,8 @@ class TaskClass:
     """Workers that did not collect these tasks."""
     avoid: tuple[WorkerId, ...] = ()
     """Workers where an attempt failed or was lost, the latest last: others are preferred."""
-    base: TaskClass = field(init=False)
-    """The same without anything to avoid; itself if it avoids nothing."""
+    unavoiding: TaskClass | None = None
+    """The same without anything to avoid; None if that is this one."""
     run: Run = field(init=False)
     requirements: Requirements = field(init=False)
     reserves: bool = field(init=False)
@@ -192,8 +200,12 @@ class TaskClass:
 
     def __post_init__(self) -> None:
         self.run = self.suite.run
-        self.base = self
         self.requirements, self.reserves = self.kind.requirements, self.kind.reserves
+
+    @property
+    def base(self) -> TaskClass:
+        """The same without anything to avoid; itself if it avoids nothing."""
+        return self if self.unavoiding is None else self.unavoiding
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -296,15 +308,19 @@ class Gathering:
 
 @dataclass(slots=True, eq=False, repr=False)
 class LiveLease:
-    """A granted lease that has not ended."""
+    """A granted lease that has not ended: what is kept of it once its worker has been told."""
 
-    lease: Lease
+    lease_id: LeaseId
+    attempt: int
+    """Counts from 1."""
     task: Task
     slot: Slot
     predicted_s: float
     """On this worker."""
     typical_s: float
     """Predicted for a worker of typical speed."""
+    place: GangPlace | None = None
+    """In the gang that it is of."""
     is_started: bool = False
     is_revoked: bool = False
     """It has been asked back."""
@@ -313,12 +329,19 @@ class LiveLease:
     kill_reason: str = ""
     """Why it has been told to end."""
 
-    @property
-    def lease_id(self) -> LeaseId:
-        return self.lease.lease_id
-
     def __str__(self) -> str:
-        return f"lease {self.lease.lease_id}, attempt {self.lease.attempt} on {self.slot.name}"
+        return f"lease {self.lease_id}, attempt {self.attempt} on {self.slot.name}"
+
+
+class Room(Enum):
+    """What a slot could take."""
+
+    EMPTY = "empty"
+    WANTING = "wanting"
+    """Little waits behind its first lease."""
+    FULL = "full"
+    BLOCKED = "blocked"
+    """Nothing may follow what it has, however much waits."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -341,6 +364,8 @@ class Slot:
     """It runs dry for a gang and gets nothing else."""
     dry_for: TaskClass | None = None
     """When it was last offered work, the scheduler kept it, or its whole worker, for a waiting task of this class."""
+    listed_as: Room | None = None
+    """With what room it is among the hungry ones."""
     predicted_at_s: float | None = None
     """The mean of the run's durations when ``queued_s`` was last summed up."""
     name: str = field(init=False)
@@ -435,6 +460,11 @@ class Worker:
     def is_linked(self) -> bool:
         """True if commands can reach it."""
         return self.state is not WorkerState.DISCONNECTED and not self.state.is_gone
+
+    def dissolve(self) -> None:
+        """It is gone: it and its slots let go of each other, so that they are freed without a collector."""
+        self.slots.clear()
+        self.ready_suites.clear()
 
     def __str__(self) -> str:
         return f"worker {self.worker_id!r}"

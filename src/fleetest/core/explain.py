@@ -50,7 +50,7 @@ def _why_pending(task: Task) -> str:
 
 
 def _where_it_is(task: Task, lease: LiveLease) -> str:
-    attempt = f"attempt {lease.lease.attempt}"
+    attempt = f"attempt {lease.attempt}"
     if task.state is TaskState.RUNNING:
         text = f"running on {lease.slot}, {attempt}"
     else:
@@ -76,7 +76,7 @@ def _others_note(task: Task) -> str:
         return ""
     if task.gang is not None:
         return f", together with {', '.join(others)}"
-    return f"; hedged by attempt {task.extra_leases[0].lease.attempt} on {others[0]}"
+    return f"; hedged by attempt {task.extra_leases[0].attempt} on {others[0]}"
 
 
 def _why_queued(cluster: Cluster, task: Task) -> str:

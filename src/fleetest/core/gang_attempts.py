@@ -110,7 +110,7 @@ class GangAttempts:
         cluster.deadlines.cancel(("gang", task.run.run_id, task.task_id))
         cluster.gangs.look_again()
         if gang.results or any(member.is_started for member in gang.members):
-            task.attempts = max(task.attempts, gang.members[0].lease.attempt)
+            task.attempts = max(task.attempts, gang.members[0].attempt)
         if gang.lost_because:
             self._lost(task, gang)
         else:
@@ -136,12 +136,11 @@ class GangAttempts:
             self._tasks.cancel(task, was_running=was_running)
             return
         if was_running:
-            lease = gang.members[0].lease
             cluster.outbox.outcome(
                 task.run.run_id,
                 TaskOutcome(
                     task.task_id,
-                    lease.attempt,
+                    gang.members[0].attempt,
                     Verdict.CANCELLED,
                     is_final=False,
                     reason=reason,
@@ -167,7 +166,7 @@ def _members(gang: Gang) -> tuple[TaskOutcome, ...]:
         outcomes.append(
             TaskOutcome(
                 member.task.task_id,
-                member.lease.attempt,
+                member.attempt,
                 Verdict.CANCELLED if result is None else result.verdict,
                 is_final=False,
                 worker_id=member.slot.worker.worker_id,

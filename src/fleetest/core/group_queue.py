@@ -201,6 +201,14 @@ class ClassLine:
         else:
             self.avoiding.pop(task_class, None)
 
+    def dissolve(self) -> None:
+        """It is used no more: its parts let go of each other, so that they are freed without a collector."""
+        for level in self.levels:
+            level.fresh.clear()
+            level.active.clear()
+        self.levels.clear()
+        self.groups.clear()
+
     def waiting(self, task_class: TaskClass) -> int:
         """How much is queued of just this class."""
         if task_class is not self.task_class:

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from enum import Enum
 
-from fleetest.core.entities import Slot, Worker
+from fleetest.core.entities import Room, Slot, Worker
 
 REORDERED_MAX = 64
 """So many are put in order anew when they are looked at; among more, the order is that of when each was listed."""
-
-
-class Room(Enum):
-    """What a slot could take."""
-
-    EMPTY = "empty"
-    WANTING = "wanting"
-    """Little waits behind its first lease."""
-    FULL = "full"
-    BLOCKED = "blocked"
-    """Nothing may follow what it has, however much waits."""
 
 
 class _Line:
@@ -41,19 +29,18 @@ class HungrySlots:
         self._order = order
         self._empty: dict[int, _Line] = {}
         self._wanting: dict[int, _Line] = {}
-        self._room_of: dict[Slot, Room] = {}
         self._count = 0
 
     def put(self, slot: Slot, room: Room) -> None:
         """List the slot, if it has room; where it was listed with another room it is no longer."""
-        known = self._room_of.get(slot)
+        known = slot.listed_as
         if known is room:
             return
         if known is not None:
             self.remove(slot)
         if room is not Room.EMPTY and room is not Room.WANTING:
             return
-        self._room_of[slot] = room
+        slot.listed_as = room
         lines, kind = self._lines(room), slot.worker.capability_kind
         line = lines.get(kind)
         if line is None:
@@ -63,9 +50,10 @@ class HungrySlots:
         heapq.heappush(line.heap, (self._order(slot.worker), self._count, slot))
 
     def remove(self, slot: Slot) -> None:
-        room = self._room_of.pop(slot, None)
+        room = slot.listed_as
         if room is None:
             return
+        slot.listed_as = None
         lines, kind = self._lines(room), slot.worker.capability_kind
         line = lines[kind]
         del line.listed[slot]

@@ -99,7 +99,7 @@ def _check_leases_of(cluster: Cluster, task: Task) -> None:
         _check_gang(task, leases)
     elif len(leases) > 1:
         _demand(len(leases) == 2, f"{task} is hedged more than once", story)
-        _demand(len({live.lease.attempt for live in leases}) == 2, f"{task}: its hedge is no attempt of its own", story)
+        _demand(len({live.attempt for live in leases}) == 2, f"{task}: its hedge is no attempt of its own", story)
         _demand(may_be_hedged(task), f"{task} must not be hedged", story)
 
 
@@ -111,7 +111,7 @@ def _check_gang(task: Task, leases: Sequence[LiveLease]) -> None:
     size = task.requirements.workers
     _demand(len({live.slot.worker.worker_id for live in gang.members}) == size, f"{task}: its gang is not whole", story)
     _demand(set(leases) <= set(gang.members), f"{task} has a lease outside of its gang", story)
-    places = [live.lease.gang for live in gang.members]
+    places = [live.place for live in gang.members]
     for rank, place in enumerate(places):
         _demand(place is not None and (place.rank, place.size) == (rank, size), f"{task}: places in its gang", story)
     _demand(len({place.gang_id for place in places if place}) == 1, f"{task}: two gangs at once", story)

@@ -56,9 +56,7 @@ class Placement:
         if found is None:
             kind = run.kinds[requirements] = self.requirement_kind(requirements)
             base = self.task_class(suite, requirements, lacking) if avoid else None
-            found = run.classes[key] = TaskClass(suite, kind, lacking, avoid)
-            if base is not None:
-                found.base = base
+            found = run.classes[key] = TaskClass(suite, kind, lacking, avoid, base)
         return found
 
     def class_of(self, task: Task) -> TaskClass:

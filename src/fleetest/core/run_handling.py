@@ -238,7 +238,7 @@ class RunHandling:
         del cluster.runs[run.run_id]
         cluster.finished_runs[run.run_id] = run
         while len(cluster.finished_runs) > FINISHED_RUNS_KEPT:
-            del cluster.finished_runs[next(iter(cluster.finished_runs))]
+            cluster.finished_runs.pop(next(iter(cluster.finished_runs))).dissolve()
         for lease_id in [key for key, voided in cluster.voided.items() if voided.run_id == run.run_id]:
             self._attempts.close_record(cluster.voided.pop(lease_id))
         for kind in ("cancel", "killed"):

@@ -89,9 +89,9 @@ def _worker(cluster: Cluster, worker: Worker) -> WorkerSnapshot:
     for slot in worker.slots:
         head = slot.head()
         if head is not None:
-            lease = head.lease
+            task = head.task
             running.append(
-                RunningTask(lease.run_id, lease.task_id, lease.attempt, slot.index, head.is_started, slot.head_since)
+                RunningTask(task.run.run_id, task.task_id, head.attempt, slot.index, head.is_started, slot.head_since)
             )
     standing = cluster.balancing.standing(worker, cluster.now)
     return WorkerSnapshot(

@@ -272,6 +272,7 @@ class WorkerHandling:
         elif reason != REPLACED:
             self._standing.alert(worker_id, Cause.LOST, f"{reason}{_what_became_of(leases)}")
             cluster.deadlines.set(("lost alert", worker_id), cluster.now + cluster.limits.lost_alert_s)
+        worker.dissolve()
 
     def _forget_loss(self, worker_id: WorkerId) -> None:
         self._cluster.deadlines.cancel(("lost alert", worker_id))

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from fleetest.core import commands, events
 from fleetest.core.cluster_state import ClusterState
+from fleetest.core.entities import LiveLease
 from fleetest.core.invariants import check
 from fleetest.core.model import (
     NO_REQUIREMENTS,
@@ -157,7 +158,7 @@ class ScriptedCluster:
         return emitted
 
     def report(
-        self, lease: Lease, worker: str, verdict: Verdict = Verdict.PASSED, duration_s: float = 0.1
+        self, lease: Lease | LiveLease, worker: str, verdict: Verdict = Verdict.PASSED, duration_s: float = 0.1
     ) -> list[commands.Command]:
         result = AttemptResult(lease.lease_id, verdict, duration_s=duration_s)
         return self.apply(events.AttemptsFinished(WorkerId(worker), [result]))

@@ -410,7 +410,7 @@ def _running(run: Run, indexed: IndexedRun, now_wall: float) -> list[answers.Run
         answers.RunningTask(
             run_id=run.run_id,
             task_id=lease.task.task_id,
-            attempt=lease.lease.attempt,
+            attempt=lease.attempt,
             worker_id=lease.slot.worker.worker_id,
             slot=lease.slot.index,
             is_started=True,

@@ -197,9 +197,9 @@ def running_on(worker: Worker, context: Context) -> list[answers.RunningTask]:
         assert since is not None
         found.append(
             answers.RunningTask(
-                run_id=head.lease.run_id,
-                task_id=head.lease.task_id,
-                attempt=head.lease.attempt,
+                run_id=head.task.run.run_id,
+                task_id=head.task.task_id,
+                attempt=head.attempt,
                 worker_id=slot.worker.worker_id,
                 slot=slot.index,
                 is_started=head.is_started,
