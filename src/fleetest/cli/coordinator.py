@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fleetest.cli.event_loop import log_to_stderr, run_event_loop, until_stopped
+from fleetest.cli.garbage import collect_now_and_then, spare_what_lives_long
 from fleetest.cli.worker import parse_pair
 from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
@@ -122,6 +123,8 @@ async def _serve(settings: CoordinatorSettings) -> int:
         audit=audit,
         public_hosts=settings.public_host,
     )
+    spare_what_lives_long()
+    collecting = asyncio.create_task(collect_now_and_then())
     try:
         port = await server.start(address, settings.port, tls, behind_tls_proxy=settings.behind_tls_proxy)
         api.start(server.gate)
@@ -130,6 +133,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
         click.echo(f"listening on {url} (token: {settings.data / TOKEN_NAME})")
         await until_stopped(shell.failed)
     finally:
+        collecting.cancel()
         api.context.is_draining = True
         await shell.close()
         await api.hub.close()
