@@ -214,10 +214,12 @@ class TaskScheduler:
 
     def _are_last(self, line: ClassLine) -> bool:
         """True if where the tasks of this line run next decides when the last slot ends."""
-        slots = self._placement.eligible_slots(line.task_class)
-        return slots > 1 and line.count <= min(
-            LAST_TASKS_PER_SLOT * slots, LAST_TASKS_SHARE * len(line.task_class.run.tasks)
-        )
+        slots, run = self._placement.eligible_slots(line.task_class), line.task_class.run
+        if slots < 2 or line.count > LAST_TASKS_PER_SLOT * slots:
+            return False
+        # Of many lines each is a small part of the run from its beginning.
+        left = sum(other.count for other in self._lines.values() if other.task_class.run is run)
+        return left <= LAST_TASKS_SHARE * len(run.tasks)
 
     def _take(self, queue: GroupQueue, tasks: list[Task], room_tasks: int, limit_s: float, taken_s: float) -> float:
         """Move tasks from the queue's front to ``tasks``: at least one, then while below the limits."""

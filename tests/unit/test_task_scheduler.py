@@ -5,7 +5,16 @@ import math
 import pytest
 
 from fleetest.core import commands, events
-from fleetest.core.model import AttemptResult, Capabilities, Limits, Requirements, Verdict, WorkerId
+from fleetest.core.model import (
+    AttemptResult,
+    Capabilities,
+    Constraint,
+    Limits,
+    Operator,
+    Requirements,
+    Verdict,
+    WorkerId,
+)
 from fleetest.core.requirements import parse_options
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
@@ -754,6 +763,23 @@ def test_the_last_tests_of_a_run_start_longest_first(cluster):
     assert order[-6:] == sorted(order[-6:], reverse=True)
     assert order[:30] != sorted(order[:30], reverse=True)
     assert max(order[-2:]) < 2.0
+
+
+def test_of_many_requirements_the_first_tests_of_a_run_are_not_its_last(cluster):
+    """Each of eight kinds is an eighth of the run: none has come to its end at the beginning."""
+    cluster.join("w", slots=2, capabilities=Capabilities({f"kind{number}": ("yes",) for number in range(8)}))
+    kinds = [Requirements(constraints=(Constraint(f"kind{number}", Operator.EQ, "yes"),)) for number in range(8)]
+    cluster.submit(
+        *(
+            task(f"t{kind}.py::test_{n}", group=f"t{kind}.py", expected_s=1.0 + n * 7 % 10 / 10, requirements=needs)
+            for kind, needs in enumerate(kinds)
+            for n in range(10)
+        )
+    )
+    first = [name for _, name in work_off(cluster)][:40]
+    for file in {name[:5] for name in first}:
+        numbers = [int(name.rpartition("_")[2]) for name in first if name.startswith(file)]
+        assert numbers == sorted(numbers), f"{file} was taken apart"
 
 
 def test_with_dear_fixtures_the_last_tests_stay_in_their_files(cluster):
