@@ -7,19 +7,31 @@ import signal
 from fleetest.errors import ExitStatus
 
 HANGS_ON_ITS_FIRST_WORKER = """
-import os, signal, threading
+import os, signal, subprocess, sys, threading
 import pytest
 
-def agent():
-    with open(f"/proc/{os.getppid()}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
+def stat(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()
+
+def is_known_to_run():
+    asked = [sys.executable, "-m", "fleetest", "why", "test_it"]
+    where = {"FLEETEST_COORDINATOR": "URL", "FLEETEST_DATA": "DATA"}
+    return "running on" in subprocess.run(asked, env={**os.environ, **where}, capture_output=True, text=True).stdout
 
 def test_it():
+    agent = stat(os.getppid())[1]
     try:
-        os.close(os.open("first", os.O_CREAT | os.O_EXCL))
+        # Whoever finds the link finds the whole name.
+        os.symlink(agent, "first")
     except FileExistsError:
+        while stat(os.readlink("first"))[0] != "T":
+            os.sched_yield()
         return
-    os.kill(agent(), signal.SIGSTOP)
+    # An attempt that was never said to have begun leaves nothing in the history.
+    while not is_known_to_run():
+        pass
+    os.kill(int(agent), signal.SIGSTOP)
     threading.Event().wait()
 
 @pytest.mark.parametrize("n", range(3))
@@ -30,7 +42,9 @@ def test_other(n):
 
 def test_a_test_on_a_stopped_worker_gets_its_verdict_from_another_one(hedging_fleet):
     fleet = hedging_fleet
-    (fleet.suite / "test_it.py").write_text(HANGS_ON_ITS_FIRST_WORKER)
+    (fleet.suite / "test_it.py").write_text(
+        HANGS_ON_ITS_FIRST_WORKER.replace("URL", fleet.url).replace("DATA", str(fleet.directory / "data"))
+    )
     workers = {name: fleet.worker(name) for name in ("a", "b")}
     status, output, names = fleet.run()
     assert status == ExitStatus.OK, output

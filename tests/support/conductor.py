@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import uuid
@@ -118,7 +119,24 @@ def drive(scenario: Callable[[], Awaitable[None]]) -> None:
 
 
 async def read_fifo(path: Path) -> str:
-    return await asyncio.to_thread(path.read_text)
+    """All that is written to it until its writer closes it. Whoever should write may have died: then it fails."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, readable.set)
+    text = b""
+    try:
+        while True:
+            await asyncio.wait_for(readable.wait(), PATIENCE_S)
+            readable.clear()
+            with contextlib.suppress(BlockingIOError):
+                part = os.read(descriptor, 65536)
+                if not part:
+                    return text.decode()
+                text += part
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 async def write_fifo(path: Path, text: str = "go") -> None:
