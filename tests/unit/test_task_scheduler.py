@@ -12,6 +12,7 @@ from fleetest.core.model import (
     Limits,
     Operator,
     Requirements,
+    RunId,
     Verdict,
     WorkerId,
 )
@@ -477,6 +478,19 @@ def test_a_worker_is_held_back_for_a_task_of_higher_priority_that_wants_it_alone
     assert list(running(cluster).values()) == ["alone"]
     cluster.finish("alone")
     assert len(running(cluster)) == 2
+
+
+def test_who_is_kept_from_a_worker_gets_it_though_that_cannot_execute_another_suite(cluster):
+    cluster.join("w", slots=2)
+    cluster.submit(task("x", expected_s=60.0))
+    cluster.submit(task("alone", requirements=Requirements(alone=True), priority=1), run="urgent")
+    cluster.submit(task("y"), run="waiting")
+    assert set(cluster.leases) == {"x"}
+    cluster.submit(task("z"), run="elsewhere", ready=False)
+    cluster.apply(events.SuiteUnavailable(WorkerId("w"), RunId("elsewhere"), "", "no such directory"))
+    assert set(cluster.leases) == {"x"}
+    cluster.cancel(run="urgent")
+    assert set(cluster.leases) == {"x", "y"}
 
 
 def test_no_more_workers_are_held_back_than_there_are_tasks_that_want_one_alone(cluster):

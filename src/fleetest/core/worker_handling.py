@@ -129,6 +129,8 @@ class WorkerHandling:
         worker.ready_suites.discard(suite)
         self._cluster.scheduling.forget_slots(worker.slots)
         self._cluster.placement.recount(worker)
+        # For whom they were kept empty is forgotten too: else nobody would hear when that is over.
+        self._cluster.ask(worker.slots)
         self._tasks.review(suite)
 
     def _readiness(self, worker_id: WorkerId, run_id: RunId, name: str) -> tuple[Worker, Suite, SuiteReadiness] | None:
