@@ -11,7 +11,7 @@ import signal
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -45,8 +45,6 @@ class WorkerSettings:
     slots: int
     python: str | None = None
     """Interpreter for suites that name none; None: the worker's own."""
-    labels: dict[str, str] = field(default_factory=dict)
-    resources: dict[str, float] = field(default_factory=dict)
     scratch: Path | None = None
     """Directory for stack dumps and the like; None: a temporary one, removed at the end."""
     term_grace_s: float = 5.0

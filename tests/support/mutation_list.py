@@ -244,7 +244,7 @@ def _mutations() -> tuple[Mutation, ...]:
         "WorkerRegistrationTests.test_a_worker_tells_what_its_machine_has",
         "labels are not told",
         "hardware/detection.py",
-        "attributes.update({name.lower(): (value,) for name, value in (labels or {}).items()})",
+        "attributes.update({name.lower(): values for name, values in (labels or {}).items()})",
         "pass",
     )
     of(

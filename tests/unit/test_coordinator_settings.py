@@ -8,7 +8,7 @@ import pytest
 
 from fleetest.balancing.simple import LeastLoaded, RoundRobin
 from fleetest.cli.coordinator import coordinator, refuse_insecure
-from fleetest.cli.worker import interpreter, parse_pair, worker
+from fleetest.cli.worker import interpreter, parse_labels, parse_pair, parse_resources, worker
 from fleetest.config import CoordinatorSettings, WorkerSettings, default_data_directory, find_token, load
 from fleetest.core.model import Limits
 from fleetest.errors import ExitStatus, UserError
@@ -208,6 +208,16 @@ def test_labels_are_pairs():
     for text in ("rack", "=a", "rack=", "Rack=a", "a b=c"):
         with pytest.raises(UserError, match=r"--label .*: it must be name=value"):
             parse_pair(text, "--label")
+
+
+def test_a_label_given_again_has_one_more_value_and_a_resource_is_given_once():
+    assert parse_labels(["browser=firefox", "rack=3", "browser=chrome", "rack=3"]) == {
+        "browser": ("firefox", "chrome"),
+        "rack": ("3",),
+    }
+    assert parse_resources(["licence=2", "phone=1"]) == {"licence": 2.0, "phone": 1.0}
+    with pytest.raises(UserError, match="licence is given twice"):
+        parse_resources(["licence=2", "licence=1"])
 
 
 def test_an_interpreter_that_is_not_there_has_its_own_status(tmp_path):

@@ -214,9 +214,9 @@ def test_a_probe_that_fails_costs_only_itself(
 
 
 def test_what_the_owner_says_wins(no_path: Path) -> None:
-    capabilities = detect({"Arch": "special", "room": "3"}, {"cpus": 3.0, "licence": 2.0})
+    capabilities = detect({"Arch": ("special",), "room": ("3", "4")}, {"cpus": 3.0, "licence": 2.0})
     assert capabilities.attributes["arch"] == ("special",)
-    assert capabilities.attributes["room"] == ("3",)
+    assert capabilities.attributes["room"] == ("3", "4")
     assert (capabilities.resources["cpus"], capabilities.resources["licence"]) == (3.0, 2.0)
 
 
@@ -225,7 +225,7 @@ def test_the_cheap_way_starts_no_program(monkeypatch: pytest.MonkeyPatch, no_pat
     monkeypatch.setattr(programs.subprocess, "run", raising(AssertionError("a program was started")))
     monkeypatch.setattr(detection, "has_nvidia_driver", lambda: False)
     monkeypatch.setattr(detection, "probe_nvidia", raising(AssertionError("the driver was asked")))
-    capabilities = detect_cheaply({"a": "b"})
+    capabilities = detect_cheaply({"a": ("b",)})
     assert capabilities.attributes["python"] == (platform.python_version(),)
     assert capabilities.attributes["browser"] == ("firefox",)
     assert capabilities.attributes["a"] == ("b",)

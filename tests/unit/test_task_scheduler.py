@@ -693,6 +693,29 @@ def test_why_names_the_closest_worker(cluster):
     assert cluster.why("a") == ("no worker has cuda>=12 (closest: worker g lacks cuda>=12 (has 11.8))")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "near", "far"),
+    [
+        (needs(requires="cuda>=13"), {"cuda": ("12.4",)}, {"cuda": ("11.8",)}),
+        (needs(requires="cuda<11"), {"cuda": ("11.8",)}, {"cuda": ("12.4",)}),
+        (needs(requires="cuda>=13 | disk>=1TB"), {"disk": ("900GB",)}, {"disk": ("20GB",), "cuda": ("1",)}),
+        (needs(requires="cuda>=13"), {"cuda": ("1",)}, {"cuda": ("1GHz",)}),
+        (needs(requires="cpus>=64"), {"cpus": 48.0}, {"cpus": 2.0}),
+        (needs(resources={"licence": 3}), {"licence": 2.0}, {"licence": 1.0}),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_workers_that_lack_the_same_the_nearest_is_named(cluster, wanted, near, far, is_first):
+    def capabilities(owned):
+        is_counted = all(isinstance(value, float) for value in owned.values())
+        return Capabilities({}, owned) if is_counted else Capabilities(owned)
+
+    for name in ("near", "far") if is_first else ("far", "near"):
+        cluster.join(name, capabilities=capabilities({"near": near, "far": far}[name]))
+    cluster.submit(task("a", requirements=wanted))
+    assert "(closest: worker near lacks" in cluster.why("a")
+
+
 def test_why_all_together(cluster):
     cluster.join("p", capabilities=Capabilities({"os": ("linux",)}))
     cluster.join("g", capabilities=Capabilities({"cuda": ("12.4",)}))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,12 @@ _SCRATCH_BYTES_MIN = 64 * 1024
 @click.command()
 @click.option("--coordinator", metavar="URL", help="ws://host:port or wss://host:port  [default: ws://127.0.0.1:8765]")
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Tests at the same time  [default: CPUs]")
-@click.option("--label", multiple=True, metavar="NAME=VALUE", help="Something that tests can require; repeatable.")
+@click.option(
+    "--label",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Something that tests can require; repeatable, also with one NAME.",
+)
 @click.option("--resource", multiple=True, metavar="NAME=COUNT", help="Something countable that tests can reserve.")
 @click.option("--python", metavar="PATH", help="Interpreter of the tests  [default: this one]")
 @click.option("--name", help="Name of this worker  [default: the host's]")
@@ -96,8 +101,7 @@ async def _serve(settings: WorkerSettings) -> int:
     from fleetest.wire.session import NAME_CHARACTERS_MAX, SLOTS_MAX
 
     url = check_url(settings.coordinator)
-    labels = dict(parse_pair(text, "--label") for text in settings.label)
-    resources = {name: _count(name, value) for name, value in (parse_pair(t, "--resource") for t in settings.resource)}
+    labels, resources = parse_labels(settings.label), parse_resources(settings.resource)
     python = interpreter(settings.python)
     if python is not None:
         await check_pytest(python)
@@ -113,8 +117,6 @@ async def _serve(settings: WorkerSettings) -> int:
             name=name,
             slots=slots,
             python=python,
-            labels=labels,
-            resources=resources,
             scratch=settings.scratch,
             probe=_probe(settings),
             address=settings.address or "",
@@ -194,6 +196,24 @@ def parse_pair(text: str, option: str) -> tuple[str, str]:
     if not equals or not value or not _NAME.fullmatch(name):
         raise UserError(f"{option} {text!r}: it must be name=value, the name in lower case letters, digits, . _ -")
     return name, value
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Of ``name=value``: a name that is given several times has several values. Raises UserError."""
+    labels: dict[str, tuple[str, ...]] = {}
+    for name, value in (parse_pair(text, "--label") for text in texts):
+        labels[name] = (*labels.get(name, ()), *(() if value in labels.get(name, ()) else (value,)))
+    return labels
+
+
+def parse_resources(texts: Iterable[str]) -> dict[str, float]:
+    """Of ``name=count``, each name once. Raises UserError."""
+    resources: dict[str, float] = {}
+    for name, value in (parse_pair(text, "--resource") for text in texts):
+        if name in resources:
+            raise UserError(f"--resource {name}={value}: {name} is given twice; write one with the total")
+        resources[name] = _count(name, value)
+    return resources
 
 
 def _count(name: str, value: str) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fleetest.core.conditions import format_condition
 from fleetest.core.entities import LiveLease, Readiness, Run, Task, Worker
 from fleetest.core.lifecycle import TaskState, WorkerState
-from fleetest.core.matching import describe, describe_amount, holds, matches, unmet
+from fleetest.core.matching import describe, describe_amount, distance, holds, matches, unmet
 from fleetest.core.model import Requirements, RunId, TaskId
 from fleetest.core.task_handling import retry_key
 
@@ -206,9 +206,14 @@ def _lacking_everywhere(requirements: Requirements, workers: list[Worker]) -> st
 def _closest(requirements: Requirements, workers: list[Worker]) -> str:
     """The nearest miss, from a bounded look at a large fleet: one worker of each kind."""
     kinds = {worker.capability_kind: worker for worker in reversed(workers)}
-    misses = [(unmet(requirements, worker.capabilities), worker) for worker in kinds.values()]
-    misses = [miss for miss in misses if miss[0]]
+    misses = [(lacking, worker) for worker in kinds.values() if (lacking := unmet(requirements, worker.capabilities))]
     if not misses:
         return ""
-    lacking, closest = min(misses, key=lambda miss: (len(miss[0]), any("has none" in text for text in miss[0])))
+
+    def nearness(miss: tuple[list[str], Worker]) -> tuple[int, bool, float]:
+        lacking, worker = miss
+        has_none = any("has none" in text for text in lacking)
+        return len(lacking), has_none, distance(requirements, worker.capabilities)
+
+    lacking, closest = min(misses, key=nearness)
     return f" (closest: worker {closest.worker_id} lacks {'; '.join(lacking)})"

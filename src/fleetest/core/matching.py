@@ -70,6 +70,47 @@ def unmet(requirements: Requirements, capabilities: Capabilities) -> list[str]:
     return lacking
 
 
+def distance(requirements: Requirements, capabilities: Capabilities) -> float:
+    """How far such a worker is from what it lacks, to tell near misses apart: the sum of a number from 0 to 1 for each
+    part that it lacks, 1 where amounts or versions say nothing."""
+    owned = capabilities.resources
+    return sum(
+        _gap(owned.get(name, 0.0), amount) for name, amount in requirements.resources if owned.get(name, 0.0) < amount
+    ) + sum(
+        min(
+            _constraint_gap(constraint, capabilities)
+            for constraint in (condition.alternatives if isinstance(condition, AnyOf) else (condition,))
+        )
+        for condition in requirements.constraints
+        if not holds(condition, capabilities)
+    )
+
+
+def _constraint_gap(constraint: Constraint, capabilities: Capabilities) -> float:
+    values = list(capabilities.attributes.get(constraint.name, ()))
+    if constraint.name in capabilities.resources:
+        values.append(f"{capabilities.resources[constraint.name]:.15g}")
+    want, want_quantity = _version(constraint.value), read_quantity(constraint.value)
+    gaps = [1.0]
+    for value in values:
+        have_quantity = read_quantity(value)
+        have_amount, want_amount = _amounts(value, have_quantity, constraint.value, want_quantity)
+        if have_amount is not None and want_amount is not None:
+            gaps.append(_gap(float(have_amount), float(want_amount)))
+        elif have_quantity is None and want_quantity is None and want is not None and (have := _version(value)):
+            gaps.append(_gap(_as_number(have), _as_number(want)))
+    return min(gaps)
+
+
+def _gap(have: float, want: float) -> float:
+    return abs(want - have) / max(have, want, 1e-9)
+
+
+def _as_number(version: tuple[int, ...]) -> float:
+    """Nearly in the order of versions."""
+    return sum(min(part, 10**6) / 1000.0**place for place, part in enumerate(version[:4]))
+
+
 def describe_amount(name: str, amount: float) -> str:
     """``memory 8 GiB``, ``gpus 1``."""
     return f"{name} {format_amount(name, amount)}"

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def detect(
-    labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, tuple[str, ...]] | None = None,
     resources: Mapping[str, float] | None = None,
     *,
     python: str | None = None,
@@ -33,7 +33,7 @@ def detect(
 
 
 def detect_cheaply(
-    labels: Mapping[str, str] | None = None, resources: Mapping[str, float] | None = None
+    labels: Mapping[str, tuple[str, ...]] | None = None, resources: Mapping[str, float] | None = None
 ) -> Capabilities:
     """What is known within a few milliseconds and without starting a program, for an embedded worker.
 
@@ -58,10 +58,10 @@ def _run(*probes: Callable[[], Findings]) -> Findings:
 
 
 def _capabilities(
-    found: Findings, labels: Mapping[str, str] | None, resources: Mapping[str, float] | None
+    found: Findings, labels: Mapping[str, tuple[str, ...]] | None, resources: Mapping[str, float] | None
 ) -> Capabilities:
     attributes = {name: tuple(values) for name, values in found.attributes.items()}
-    attributes.update({name.lower(): (value,) for name, value in (labels or {}).items()})
+    attributes.update({name.lower(): values for name, values in (labels or {}).items()})
     counted = {**found.resources, **{name.lower(): count for name, count in (resources or {}).items()}}
     return Capabilities(attributes, counted)
 
