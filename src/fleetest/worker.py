@@ -79,6 +79,8 @@ class Worker:
         """How often a coordinator has accepted this worker."""
         self._capabilities = capabilities
         self._session = uuid.uuid4().hex
+        self._name = settings.name
+        """The one that it was given, from its first welcome on: after a restart of the coordinator it is the same."""
         self._adopt = adopt
         self._execution: Execution | None = None
         self._epoch: int | None = None
@@ -153,7 +155,7 @@ class Worker:
         settings = self.settings
         return wire.WorkerHello(
             version=wire.PROTOCOL_VERSION,
-            name=settings.name,
+            name=self._name,
             session=self._session,
             slots=settings.slots,
             capabilities=self._capabilities,
@@ -176,6 +178,7 @@ class Worker:
             # Leases of another epoch mean nothing here, and their numbers may be given out again.
             self._work.forget_everything()
         self._epoch = welcome.epoch
+        self._name = welcome.worker_id or self._name
         self.welcomes += 1
         self._interval_s = welcome.heartbeat_interval_s
         if self._probe is not None and self._probe.result is not None:

@@ -149,6 +149,27 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield started
 
 
+@pytest.fixture
+def ask(fleet: Fleet) -> Callable[..., tuple[int, str]]:
+    """Exit status and output of a command that asks the fleet's coordinator."""
+
+    def ask(*args: str) -> tuple[int, str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
+        environment |= {"FLEETEST_DATA": str(fleet.directory / "data"), "FLEETEST_COORDINATOR": fleet.url}
+        answer = subprocess.run(
+            [sys.executable, "-m", "fleetest", *args],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+        return answer.returncode, answer.stdout + answer.stderr
+
+    return ask
+
+
 @pytest.fixture(scope="module")
 def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """For the tests of one file that only look at it, once it is what they want to see."""

@@ -1,12 +1,7 @@
 """The operator's commands against a real coordinator, worker and run."""
 
 import json
-import os
-import subprocess
-import sys
 from xml.etree import ElementTree
-
-import pytest
 
 from fleetest.errors import ExitStatus
 
@@ -28,25 +23,6 @@ def test_sometimes():
 def test_licence():
     pass
 """
-
-
-@pytest.fixture
-def ask(fleet):
-    def ask(*args: str) -> tuple[int, str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
-        environment |= {"FLEETEST_DATA": str(fleet.directory / "data"), "FLEETEST_COORDINATOR": fleet.url}
-        answer = subprocess.run(
-            [sys.executable, "-m", "fleetest", *args],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-        )
-        return answer.returncode, answer.stdout + answer.stderr
-
-    return ask
 
 
 def asked_until(ask, *args: str, holds) -> str:

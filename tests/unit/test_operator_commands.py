@@ -152,7 +152,7 @@ def test_a_run_that_is_over_is_not_cancelled(call):
 
 @pytest.mark.parametrize("action", ["drain", "resume", "quarantine", "release"])
 def test_a_worker_is_steered_by_the_beginning_of_its_name(call, action):
-    coordinator = Coordinator(workers=[worker_of("gpu-box"), worker_of("laptop")])
+    coordinator = Coordinator(workers=[worker_of("gpu-box"), worker_of("laptop")], alerts=[])
     answer = call(coordinator, action, "gpu")
     assert coordinator.posted[0][0] == f"workers/gpu-box/{action}"
     assert "gpu-box" in answer.output

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from fleetest.api import answers
-from fleetest.api.context import Context
+from fleetest.api.context import Context, Keeper
 from fleetest.api.events import EventHub
 from fleetest.api.fleet import Fleet, History
 from fleetest.api.handlers.alerts import AlertRoutes, alert_answer
@@ -58,6 +58,7 @@ class Api:
         credentials: Credentials,
         data_directory: Path | None = None,
         audit: AuditSink | None = None,
+        keeper: Keeper | None = None,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -72,6 +73,7 @@ class Api:
             sessions=self.sessions,
             submissions=submissions,
             audit=audit,
+            keeper=keeper,
             wall=wall,
             started_at=wall(),
         )

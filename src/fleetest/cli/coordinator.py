@@ -76,10 +76,12 @@ async def _serve(settings: CoordinatorSettings) -> int:
     from fleetest.coordinator import Coordinator
     from fleetest.core.model import Limits
     from fleetest.dashboard_server import DashboardServer
+    from fleetest.fleet_memory import FleetMemory
     from fleetest.hooks import make_cluster_state, plugin_manager
     from fleetest.storage.data_lock import DataLock
     from fleetest.storage.epoch import next_epoch
     from fleetest.storage.history import HistoryRecorder
+    from fleetest.storage.memory_file import MemoryFile
     from fleetest.transport.audit import AUDIT_NAME, AuditLog
     from fleetest.transport.file_credentials import FileCredentials
     from fleetest.transport.server import NetworkServer, resolve_host
@@ -108,12 +110,16 @@ async def _serve(settings: CoordinatorSettings) -> int:
         balancing=settings.balancing,
         scheduler=settings.scheduler,
     )
+    memory_file = MemoryFile(settings.data)
+    known = memory_file.load()
     # While it is served, people ask the coordinator: nobody else can open the file.
     history = HistoryRecorder(settings.history or settings.data / "history.duckdb", keep_open=True)
     shell = Coordinator(state, history=history)
+    memory = FleetMemory(shell, memory_file)
+    memory.recall(known)
     if settings.alert_webhook:
         shell.observe(webhooks.observe)
-    api = Api(shell, history=history, credentials=credentials, data_directory=settings.data, audit=audit)
+    api = Api(shell, history=history, credentials=credentials, data_directory=settings.data, audit=audit, keeper=memory)
     server = NetworkServer(
         credentials=credentials,
         serve_worker=shell.serve_worker,
@@ -136,6 +142,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
         collecting.cancel()
         api.context.is_draining = True
         await shell.close()
+        await memory.close()
         await api.hub.close()
         await server.close()
         await api.close()

@@ -8,7 +8,7 @@ import click
 
 from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.errors import UserError
-from fleetest.operator.lookup import RUN_ID_CHARS, find_run, find_worker
+from fleetest.operator.lookup import RUN_ID_CHARS, find_quarantined, find_run, find_worker
 from fleetest.operator.terminal_table import cell
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def quarantine(client: ApiClient, worker: str, reason: str, as_json: bool) -> No
 @asks
 def release(client: ApiClient, worker: str, as_json: bool) -> None:
     """Let a quarantined WORKER back."""
-    _steer(client, worker, "release", "is released", as_json)
+    worker_id = find_quarantined(client, worker)
+    _said(as_json, client.post("workers", worker_id, "release", body={}), f"worker {cell(worker_id)} is released")
 
 
 def _steer(client: ApiClient, name: str, action: str, done: str, as_json: bool, **body: str) -> None:

@@ -62,6 +62,16 @@ class Alerts:
         self._causes.setdefault(worker_id, set()).add(cause)
         return alert
 
+    def recall(self, alert: Alert) -> None:
+        """One of an earlier epoch, as it was then; they come in the order in which they were raised."""
+        self._by_id[alert.alert_id] = alert
+        if alert.cleared_at is None:
+            self._lasting[alert.worker_id, alert.cause] = alert
+            self._causes.setdefault(alert.worker_id, set()).add(alert.cause)
+        else:
+            self._over.append(alert.alert_id)
+            self._drop_oldest()
+
     def clear(self, worker_id: WorkerId, cause: str, now: Instant) -> Alert | None:
         """The alert that is over now; None if there was none."""
         cause = str(cause)
@@ -74,9 +84,12 @@ class Alerts:
             del self._causes[worker_id]
         alert = self._by_id[alert.alert_id] = dataclasses.replace(alert, cleared_at=now)
         self._over.append(alert.alert_id)
+        self._drop_oldest()
+        return alert
+
+    def _drop_oldest(self) -> None:
         while len(self._over) > self._kept_max:
             del self._by_id[self._over.popleft()]
-        return alert
 
     def acknowledge(self, alert_id: AlertId, by: str, now: Instant) -> None:
         """Somebody has seen it; the first one counts. An unknown alert is nothing."""

@@ -27,6 +27,7 @@ HEARTBEATS_PER_S = 50.0
 LEASES_PER_EPOCH = 2**32
 FINISHED_RUNS_KEPT = 2
 MISSING_WORKER_DEADLINE = "missing worker"
+DRAIN_DEADLINE = "absent drain"
 LONGEST_S = 1e8
 """No duration that a peer names is taken to be longer: three years."""
 
@@ -133,6 +134,8 @@ class Cluster:
         """They outlive the worker's session."""
         self.held_back: dict[WorkerId, str] = {}
         """Workers that the operator quarantined, with the reason, whether they are there or not."""
+        self.absent_drains: set[str] = set()
+        """Sessions that the operator drained and that are not here: they were lost, or the coordinator is a new one."""
         health.bind(limits)
         self._count = 0
         self._lease_count = 0
@@ -153,6 +156,18 @@ class Cluster:
         if not self.known_kinds[kind]:
             del self.known_kinds[kind]
         self.fleet_changes += 1
+
+    def keep_drain(self, session: str) -> None:
+        """For the case that the session comes back; after ``lost_alert_s`` nobody waits for it any more."""
+        self.absent_drains.add(session)
+        self.deadlines.set((DRAIN_DEADLINE, session), self.now + self.limits.lost_alert_s)
+
+    def take_drain(self, session: str) -> bool:
+        """True if the session, which is back, was drained."""
+        was_drained = session in self.absent_drains
+        self.absent_drains.discard(session)
+        self.deadlines.cancel((DRAIN_DEADLINE, session))
+        return was_drained
 
     def next_order(self) -> int:
         self._count += 1

@@ -8,16 +8,18 @@ from typing import Any
 from fleetest.core import events
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.closed_fleet import ClosedFleet
-from fleetest.core.cluster import MISSING_WORKER_DEADLINE, Cluster
+from fleetest.core.cluster import DRAIN_DEADLINE, MISSING_WORKER_DEADLINE, Cluster
 from fleetest.core.commands import Command
 from fleetest.core.dispatch import Dispatch
 from fleetest.core.entities import Run
 from fleetest.core.explain import explain
 from fleetest.core.lifecycle import WorkerState
+from fleetest.core.memory import ClusterMemory
 from fleetest.core.missing_workers import MissingWorkers
 from fleetest.core.model import Instant, Limits, RunId, TaskId, WorkerId
 from fleetest.core.policies import BalancingPolicy, HealthPolicy, SchedulingPolicy, Score
 from fleetest.core.rebalancing import Rebalancing
+from fleetest.core.remembering import recall, remember
 from fleetest.core.run_handling import RunHandling
 from fleetest.core.snapshot import ClusterSnapshot, take_snapshot
 from fleetest.core.standing import Standing
@@ -69,6 +71,7 @@ class ClusterState:
         self._attempts = attempts
         self._stall_s = min(STALL_S, cluster.limits.heartbeat_interval_s)
         self._handlers: dict[type, Callable[[Any], None]] = {
+            events.MemoryRecalled: lambda event: recall(cluster, event.memory),
             events.RunSubmitted: runs.submitted,
             events.SuitePlanned: runs.planned,
             events.SuiteRefused: runs.refused,
@@ -121,6 +124,10 @@ class ClusterState:
     def snapshot(self) -> ClusterSnapshot:
         """Everything that people ask about, as values that no longer change."""
         return take_snapshot(self.cluster)
+
+    def remember(self) -> ClusterMemory:
+        """What the next coordinator should know too, see ``events.MemoryRecalled``."""
+        return remember(self.cluster)
 
     def why(self, run_id: RunId, task_id: TaskId) -> str:
         """One honest sentence: why the task is where it is."""
@@ -181,6 +188,8 @@ class ClusterState:
                 self._rebalancing.due()
             elif kind == "gangs":
                 cluster.gangs.due()
+            elif kind == DRAIN_DEADLINE:
+                cluster.absent_drains.discard(subject[0])
             else:
                 run = cluster.runs.get(subject[0])
                 if run is not None and kind == "cancel":

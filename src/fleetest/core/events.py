@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fleetest.core.memory import ClusterMemory
 from fleetest.core.model import AlertId, AttemptResult, Capabilities, LeaseId, RunId, TaskId, TaskSpec, WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecalled:
+    """What an earlier coordinator knew: before anything else happens, or not at all. Its instants are of our clock."""
+
+    memory: ClusterMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +209,8 @@ class DeadlineReached:
 
 
 Event: TypeAlias = (
-    RunSubmitted
+    MemoryRecalled
+    | RunSubmitted
     | SuitePlanned
     | SuiteRefused
     | SuiteReady

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from fleetest.core.entities import LiveLease, Run, Slot, Task, TaskClass, Worker
+from fleetest.core.memory import WorkerRecord
 from fleetest.core.model import Instant, Limits, Trust, Verdict, WorkerId
 
 if TYPE_CHECKING:
@@ -258,6 +259,12 @@ class HealthPolicy(Protocol):
 
     def gone(self, worker_id: WorkerId) -> None:
         """It left, or was lost long ago: what stood out in its results is over."""
+
+    def records(self) -> Sequence[WorkerRecord]:
+        """What is held against workers and should outlive this coordinator; in one order while nothing changes."""
+
+    def recall(self, records: Sequence[WorkerRecord], findings: Sequence[Finding], now: Instant) -> None:
+        """What an earlier coordinator held against workers, and what it had found and not taken back."""
 
     def advance(self, now: Instant) -> Sequence[Judgement]:
         """What changed until ``now``, by time and by what was told since the last call."""

@@ -116,9 +116,15 @@ class Standing:
         worker.trust, worker.trust_reason = self._cluster.health.trust(worker.worker_id)
         if has_probe:
             worker.probe_failure = "its probe has not passed yet"
+        else:
+            self.clear(worker.worker_id, Cause.PROBE_FAILED)
+        if self._cluster.take_drain(worker.session):
+            worker.is_drain_requested = True
         self.set_held_back(worker)
         if worker.trust is Trust.NONE:
             self.alert(worker.worker_id, Cause.QUARANTINED, worker.trust_reason)
+        elif worker.trust is Trust.FULL and not worker.held_back_because:
+            self.clear(worker.worker_id, Cause.QUARANTINED)
         self.settle(worker, worker.quarantined_because or worker.trust_reason)
 
     def judged(self, change: TrustChange) -> None:

@@ -53,6 +53,7 @@ class WorkerHandling:
         cluster.placement.recount(worker)
         self._watch(worker)
         self._forget_loss(worker.worker_id)
+        self._standing.clear(worker.worker_id, Cause.SUSPECT)
         self._standing.joined(worker, has_probe=event.has_probe)
         self._attempts.kill_unknown(worker, event.held_leases)
         self._prepare_all(worker)
@@ -272,6 +273,8 @@ class WorkerHandling:
         if state is WorkerState.LEFT:
             cluster.health.gone(worker_id)
         elif reason != REPLACED:
+            if worker.is_drain_requested:
+                cluster.keep_drain(worker.session)
             self._standing.alert(worker_id, Cause.LOST, f"{reason}{_what_became_of(leases)}")
             cluster.deadlines.set(("lost alert", worker_id), cluster.now + cluster.limits.lost_alert_s)
         worker.dissolve()
@@ -282,9 +285,16 @@ class WorkerHandling:
 
     def stays_lost(self, worker_id: WorkerId) -> None:
         """It was lost so long ago that nobody waits for it any more."""
-        if worker_id not in self._cluster.workers:
-            self._forget_loss(worker_id)
-            self._cluster.health.gone(worker_id)
+        cluster = self._cluster
+        if worker_id in cluster.workers:
+            return
+        self._forget_loss(worker_id)
+        cluster.health.gone(worker_id)
+        # Those of an earlier coordinator, whose worker has not come back to this one.
+        for cause in (Cause.SUSPECT, Cause.PROBE_FAILED):
+            self._standing.clear(worker_id, cause)
+        if worker_id not in cluster.held_back:
+            self._standing.clear(worker_id, Cause.QUARANTINED)
 
 
 def _what_became_of(leases: Sequence[LiveLease]) -> str:

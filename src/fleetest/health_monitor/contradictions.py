@@ -85,6 +85,10 @@ class Contradictions:
         self._start_anew(worker_id, seen)
         return [Finding(worker_id, Cause.FAILS_WHAT_OTHERS_PASS)] if seen.is_found else []
 
+    def recall(self, worker_id: WorkerId) -> None:
+        """It was found to fail what others pass: from now on only what follows counts."""
+        self._seen_of(worker_id).is_found = True
+
     def _count_group(self, worker_id: WorkerId, seen: _Seen, task: Task, passed: bool) -> None:
         if seen.is_found:
             seen.trials_since += 1

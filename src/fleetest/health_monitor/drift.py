@@ -75,6 +75,17 @@ class Drift:
         pace = self._paces.pop(worker_id, None)
         return [Finding(worker_id, Cause.SLOWER_THAN_BEFORE)] if pace is not None and pace.is_found else []
 
+    def usual_slowness(self) -> dict[WorkerId, float]:
+        """Of the workers that are slower than before: what they were like before."""
+        return {worker_id: pace.baseline for worker_id, pace in self._paces.items() if pace.is_found}
+
+    def recall(self, worker_id: WorkerId, usual_slowness: float | None) -> list[Finding]:
+        """It was found to be slower than before; if nobody knows how it was before, that is over."""
+        if usual_slowness is None:
+            return [Finding(worker_id, Cause.SLOWER_THAN_BEFORE)]
+        self._paces[worker_id] = _Pace(baseline=usual_slowness, windows=BASELINE_WINDOWS, is_found=True)
+        return []
+
     def _look(self, worker_id: WorkerId, pace: _Pace, ratios: list[float]) -> list[Finding]:
         """``ratios`` are against the fleet."""
         if len(ratios) < COMPARED_MIN:

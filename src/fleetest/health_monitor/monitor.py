@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from fleetest.core.alerts import Cause
 from fleetest.core.entities import LiveLease
+from fleetest.core.memory import WorkerRecord
 from fleetest.core.model import Instant, Limits, Trust, Verdict, WorkerId
 from fleetest.core.policies import Finding, Health, HealthChange, Judgement
 from fleetest.health_monitor.contradictions import Contradictions
@@ -88,6 +91,32 @@ class HealthMonitor:
     def gone(self, worker_id: WorkerId) -> None:
         self._findings += self._contradictions.forget(worker_id)
         self._findings += self._drift.forget(worker_id)
+
+    # Beyond the life of one coordinator --------------------------------------------------------------------------
+
+    def records(self) -> Sequence[WorkerRecord]:
+        slowness = self._drift.usual_slowness()
+        records = self._trust.records()
+        if not slowness:
+            return records
+        known = {record.worker_id: record for record in records}
+        known |= {
+            name: replace(known.get(name, WorkerRecord(name)), usual_slowness=slowness[name]) for name in slowness
+        }
+        return list(known.values())
+
+    def recall(self, records: Sequence[WorkerRecord], findings: Sequence[Finding], now: Instant) -> None:
+        slowness = {record.worker_id: record.usual_slowness for record in records}
+        for record in records:
+            self._trust.recall(record, now)
+        for finding in findings:
+            worker_id = finding.worker_id
+            if finding.cause == Cause.FLAPPING:
+                self._trust.recall_flapping(worker_id, now)
+            elif finding.cause == Cause.FAILS_WHAT_OTHERS_PASS:
+                self._contradictions.recall(worker_id)
+            elif finding.cause == Cause.SLOWER_THAN_BEFORE:
+                self._findings += self._drift.recall(worker_id, slowness.get(worker_id))
 
     # Time ----------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from fleetest.core.alerts import Cause
 from fleetest.core.deadlines import Deadlines
+from fleetest.core.memory import WorkerRecord
 from fleetest.core.model import Instant, Limits, Trust, WorkerId
 from fleetest.core.policies import Finding, Judgement, TrustChange
 
@@ -28,6 +29,8 @@ TOGETHER_S = 5.0
 TOGETHER_MIN = 3
 RECORDS_MAX = 10_000
 """So many names are remembered; beyond this the oldest go, first those without a blemish."""
+FORGOTTEN_AFTER_S = 7 * 86_400.0
+"""What an earlier coordinator held against a name counts no more if nothing was added or taken back for so long."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +46,7 @@ class _Record:
     trusted_since: Instant = -math.inf
     losses: deque[Instant] = field(default_factory=deque)
     is_flapping: bool = False
+    changed_at: Instant = -math.inf
 
     @property
     def is_plain(self) -> bool:
@@ -71,6 +75,7 @@ class Trustworthiness:
         """An infrastructure failure."""
         record = self._record(worker_id)
         record.failures += 1
+        record.changed_at = now
         if record.trust is Trust.PROBATION:
             self._open(record, f"failed again on probation: {reason}", now)
         elif record.trust is Trust.FULL and record.failures >= self._limits.infrastructure_failures_max:
@@ -99,6 +104,7 @@ class Trustworthiness:
                 self._forgive(name, lost_at, now)
             return
         record.losses.append(now)
+        record.changed_at = now
         self._drop_old_losses(record, now)
         if record.trust is Trust.PROBATION:
             self._open(record, "its link was lost again on probation", now)
@@ -124,6 +130,52 @@ class Trustworthiness:
         if record.trust is not Trust.FULL:
             self._close(record, "released by the operator", now)
         record.failures = 0
+
+    # Beyond the life of one coordinator --------------------------------------------------------------------------
+
+    def records(self) -> list[WorkerRecord]:
+        """Of every name that has a blemish."""
+        return [
+            WorkerRecord(
+                record.worker_id,
+                record.trust,
+                record.reason,
+                record.failures,
+                record.openings,
+                record.proofs,
+                record.trusted_since if math.isfinite(record.trusted_since) else None,
+                self._deadlines.due(("open", record.worker_id)),
+                tuple(record.losses),
+                record.changed_at,
+            )
+            for record in self._records.values()
+            if not record.is_plain
+        ]
+
+    def recall(self, known: WorkerRecord, now: Instant) -> None:
+        """A quarantine that has ended meanwhile becomes a probation at the next ``advance``.
+
+        What seems to be still to come is taken to have been now: the clock by which it was kept may have been set back.
+        """
+        changed_at = now if known.changed_at is None else min(known.changed_at, now)
+        if known.trust is not Trust.NONE and changed_at + FORGOTTEN_AFTER_S <= now:
+            return
+        record = self._record(known.worker_id)
+        record.trust, record.reason = known.trust, known.reason
+        record.failures, record.openings, record.proofs = known.failures, known.openings, known.proofs
+        record.trusted_since = -math.inf if known.trusted_since is None else min(known.trusted_since, now)
+        record.losses.extend(min(lost_at, now) for lost_at in known.losses)
+        record.changed_at = changed_at
+        if record.trust is Trust.NONE:
+            until = now if known.quarantined_until is None else known.quarantined_until
+            self._deadlines.set(("open", record.worker_id), min(until, now + self._limits.quarantine_max_s))
+
+    def recall_flapping(self, worker_id: WorkerId, now: Instant) -> None:
+        """It was found to flap; call it after ``recall``."""
+        record = self._record(worker_id)
+        record.is_flapping = True
+        self._drop_old_losses(record, now)
+        self._look_at_calm(record)
 
     # Time ----------------------------------------------------------------------------------------------------------
 
@@ -164,7 +216,7 @@ class Trustworthiness:
 
     def _close(self, record: _Record, reason: str, now: Instant) -> None:
         self._deadlines.cancel(("open", record.worker_id))
-        record.trusted_since, record.failures = now, 0
+        record.trusted_since, record.changed_at, record.failures = now, now, 0
         self._become(record, Trust.FULL, reason)
 
     def _become(self, record: _Record, trust: Trust, reason: str) -> None:

@@ -59,6 +59,14 @@ def find_worker(client: ApiClient, name: str) -> dict[str, Any]:
     return _the_one(workers, "worker_id", name, "worker", "fleetest workers")
 
 
+def find_quarantined(client: ApiClient, name: str) -> str:
+    """The id of a worker that may be released: also one that is not here, if it is quarantined. Raises UserError."""
+    for alert in client.pages("alerts", worker=name):
+        if alert["cause"] == "quarantined" and alert["state"] != "cleared":
+            return name
+    return str(find_worker(client, name)["worker_id"])
+
+
 def find_alert(client: ApiClient, text: str) -> dict[str, Any]:
     """The alert of that id, else the only one that begins so. Raises UserError."""
     return _the_one(client.pages("alerts"), "alert_id", text, "alert", "fleetest alerts --all")

@@ -355,6 +355,41 @@ def test_an_operator_drains_and_quarantines(serve):
     run(main)
 
 
+def test_what_an_operator_says_is_kept_before_it_is_acknowledged_or_the_answer_says_so(serve):
+    class Keeper:
+        trouble = ""
+        kept = 0
+
+        async def keep(self):
+            self.kept += 1
+            return self.trouble
+
+    async def main():
+        async with serve() as served, worker(served):
+            keeper = served.api.context.keeper = Keeper()
+            answer = await served.ask("POST", "/api/v1/workers/w1/quarantine", Role.ADMIN)
+            assert (answer.status, keeper.kept) == (202, 1)
+            (alert,) = (await served.ask("GET", "/api/v1/alerts")).value["items"]
+            keeper.trouble = "no space left"
+            for path in (
+                "workers/w1/drain",
+                "workers/w1/resume",
+                "workers/w1/release",
+                "workers/w1/quarantine",
+                f"alerts/{alert['alert_id']}/acknowledge",
+            ):
+                answer = await served.ask("POST", f"/api/v1/{path}", Role.ADMIN)
+                assert (answer.status, answer.value["code"]) == (503, "not_kept"), path
+                assert answer.value["detail"] == "done, but a restart of the coordinator would undo it: no space left"
+            told = (await served.ask("GET", "/api/v1/workers/w1")).value
+            assert told["state"] == "quarantined", "it is in force all the same"
+            keeper.trouble = ""
+            again = await served.ask("POST", "/api/v1/workers/w1/quarantine", Role.ADMIN)
+            assert (again.status, keeper.kept) == (202, 7), "what is so already is not taken for kept"
+
+    run(main)
+
+
 def test_the_queue_says_why(serve):
     async def main():
         async with serve() as served, worker(served) as w1:

@@ -40,7 +40,7 @@ class AlertRoutes:
             Route("GET", "/api/v1/alerts", Role.VIEW, "Alerts, those that last first.", self.browse,
                   answers.Page[answers.Alert], query=AlertsQuery, shared_s=0.0, tag="alerts"),
             Route("POST", "/api/v1/alerts/{alert}/acknowledge", Role.ADMIN, "Say that you have taken note.",
-                  self.acknowledge, answers.Alert, is_repeatable=True, tag="alerts", problems=(404, 422)),
+                  self.acknowledge, answers.Alert, is_repeatable=True, tag="alerts", problems=(404, 422, 503)),
         ]  # fmt: skip
 
     async def browse(self, call: Call) -> answers.Page[answers.Alert]:
@@ -63,6 +63,7 @@ class AlertRoutes:
         if alert_id not in known:
             raise Problem(404, "unknown_alert", f"there is no alert {alert_id[:50]!r}: /api/v1/alerts lists them")
         self._context.fleet.apply(events.AlertAcknowledged(alert_id, call.identity.name))
+        await self._context.keep()
         return next(alert for alert in all_alerts(self._context) if alert.alert_id == alert_id)
 
 

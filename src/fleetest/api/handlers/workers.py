@@ -49,7 +49,7 @@ class WorkerRoutes:
         def action(name: str, summary: str, handler: Any, body: Any = None) -> Route:
             return Route("POST", f"/api/v1/workers/{{worker}}/{name}", Role.ADMIN, summary, handler, answers.Ok,
                          body=body, is_body_optional=True, status=202, is_repeatable=True, tag="workers",
-                         problems=(404, 422))  # fmt: skip
+                         problems=(404, 422, 503))  # fmt: skip
 
         return [
             Route("GET", "/api/v1/workers", Role.VIEW, "Every worker that is there.", self.browse,
@@ -108,23 +108,32 @@ class WorkerRoutes:
         return found
 
     async def drain(self, call: Call) -> answers.Ok:
-        return self._operate(call, events.WorkerDrainRequested, is_wanted=lambda worker: not worker.is_drain_requested)
+        return await self._operate(
+            call, events.WorkerDrainRequested, is_wanted=lambda worker: not worker.is_drain_requested
+        )
 
     async def resume(self, call: Call) -> answers.Ok:
-        return self._operate(call, events.WorkerResumed, is_wanted=lambda worker: worker.is_drain_requested)
+        return await self._operate(call, events.WorkerResumed, is_wanted=lambda worker: worker.is_drain_requested)
 
     async def quarantine(self, call: Call) -> answers.Ok:
         reason = call.body.reason or f"no reason given by {call.identity.name}"
-        return self._operate(
+        return await self._operate(
             call,
             lambda worker_id: events.WorkerQuarantined(worker_id, reason),
             is_wanted=lambda worker: not worker.quarantined_because,
         )
 
     async def release(self, call: Call) -> answers.Ok:
-        return self._operate(call, events.WorkerReleased, is_wanted=lambda worker: bool(worker.quarantined_because))
+        worker_id = WorkerId(call.path["worker"])
+        if worker_id in self._context.fleet.state.cluster.held_back:  # Wherever it is: perhaps it never comes back.
+            self._context.fleet.apply(events.WorkerReleased(worker_id))
+            await self._context.keep()
+            return answers.Ok()
+        return await self._operate(
+            call, events.WorkerReleased, is_wanted=lambda worker: bool(worker.quarantined_because)
+        )
 
-    def _operate(
+    async def _operate(
         self,
         call: Call,
         event: Callable[[WorkerId], events.Event],
@@ -135,6 +144,7 @@ class WorkerRoutes:
         worker = self._worker(call)
         if is_wanted(worker):
             self._context.fleet.apply(event(worker.worker_id))
+        await self._context.keep()
         return answers.Ok()
 
     def _worker(self, call: Call) -> Worker:

@@ -1,0 +1,92 @@
+"""What an operator said, and what was found, holds after the coordinator was killed: real processes, a real disk."""
+
+import json
+from datetime import datetime
+
+import pytest
+
+from fleetest.errors import ExitStatus
+
+TIMEOUT_S = 90.0
+
+
+def restart(fleet, *workers):
+    """As after a power cut: nothing is said before the end. Returns when these workers are back."""
+    fleet.coordinator.kill()
+    fleet.coordinator.wait()
+    fleet.start_coordinator(fleet.url.rpartition(":")[2])
+    for worker in workers:
+        while "connected to" not in worker.stdout.readline():
+            pass
+
+
+def states(ask):
+    return {worker["worker_id"]: worker["state"] for worker in json.loads(ask("workers", "--json")[1])}
+
+
+def test_a_quarantine_and_a_drain_outlive_a_killed_coordinator(fleet, ask):
+    (fleet.suite / "test_it.py").write_text("def test_it(): pass\n")
+    bad, drained, good = (fleet.worker(name) for name in ("bad", "drained", "good"))
+    assert ask("quarantine", "bad", "--reason", "memory errors")[0] == 0
+    assert ask("drain", "drained")[0] == 0
+    restart(fleet, bad, drained, good)
+    assert states(ask) == {"bad": "quarantined", "drained": "draining", "good": "healthy"}
+    assert "memory errors" in ask("alerts")[1]
+    assert fleet.run()[0] == ExitStatus.OK
+
+    # A machine that was rebooted is the same machine: its name is what is quarantined. A drain ends with the session.
+    for worker in (bad, drained):
+        worker.terminate()
+        worker.wait()
+    fleet.worker("bad")
+    fleet.worker("drained")
+    assert states(ask) == {"bad": "quarantined", "drained": "healthy", "good": "healthy"}
+    assert ask("release", "bad") == (0, "worker bad is released\n")
+    restart(fleet, good)
+    assert "No open alerts" in ask("alerts")[1]
+
+
+def test_a_worker_that_never_comes_back_is_released_by_its_name(fleet, ask):
+    bad = fleet.worker("bad")
+    assert ask("quarantine", "bad")[0] == 0
+    bad.kill()
+    bad.wait()
+    restart(fleet)
+    assert "bad" in ask("alerts")[1]
+    assert ask("release", "bad") == (0, "worker bad is released\n")
+    assert ask("release", "bad")[0] == ExitStatus.USAGE_ERROR
+    fleet.worker("bad")
+    assert states(ask) == {"bad": "healthy"}
+
+
+def test_workers_that_share_a_name_keep_their_numbers(fleet, ask):
+    first, second = fleet.worker("box"), fleet.worker("box")
+    assert ask("quarantine", "box-2")[0] == 0
+    restart(fleet, first, second)
+    assert states(ask) == {"box": "healthy", "box-2": "quarantined"}
+    first.terminate()
+    first.wait()
+    restart(fleet, second)
+    assert states(ask) == {"box-2": "quarantined"}
+
+
+def test_an_acknowledged_alert_stays_acknowledged(fleet, ask):
+    fleet.worker("probed", "--probe", "false")
+    while not (alerts := json.loads(ask("alerts", "--json")[1])):
+        pass
+    (alert,) = alerts
+    assert ask("alerts", "--acknowledge", alert["alert_id"])[0] == 0
+    restart(fleet)
+    (kept,) = json.loads(ask("alerts", "--json")[1])
+    assert (kept["alert_id"], kept["state"]) == (alert["alert_id"], "acknowledged")
+    before, after = (datetime.fromisoformat(each["raised_at"]).timestamp() for each in (alert, kept))
+    assert after == pytest.approx(before, abs=1.0)
+
+
+def test_a_damaged_file_is_refused_in_one_line(fleet):
+    fleet.coordinator.kill()
+    fleet.coordinator.wait()
+    (fleet.directory / "data" / "fleet.json").write_bytes(b"{")
+    with pytest.raises(AssertionError, match=r"fleetest: .*fleet\.json is damaged .*: mend it, or remove it"):
+        fleet.start_coordinator()
+    assert fleet._started[-1].wait(TIMEOUT_S) == ExitStatus.USAGE_ERROR
