@@ -96,3 +96,13 @@ def test_nothing_heavy_is_imported_with_the_plugin() -> None:
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in finished.stdout.split()}
     assert loaded & {"asyncio", "aiohttp", "msgspec", "duckdb", "rich", "click", "psutil", "uvloop"} == set()
+
+
+def test_a_client_of_a_coordinator_imports_no_http_stack() -> None:
+    """It would take longer than the rest of the client's start."""
+    code = "import sys, fleetest.client.pytest_session, fleetest.embedded, fleetest.transport.websocket"
+    finished = subprocess.run(
+        [sys.executable, "-c", code + "; print(*sys.modules, sep='\\n')"], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in finished.stdout.split()}
+    assert loaded & {"aiohttp", "duckdb", "rich", "click", "psutil"} == set()

@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Any, Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import WebSocketError, WSMsgType, hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
-from fleetest.errors import ExitStatus, UserError
+from fleetest.errors import ExitStatus, LinkClosed, RemoteProtocolError, UserError
 from fleetest.transport.audit import STRANGERS, AuditSink
 from fleetest.transport.browser_sessions import BrowserSessions
 from fleetest.transport.gate import CHALLENGE, SAFE_METHODS, Gate, Pass, check_unsafe, raw_path
@@ -164,6 +164,31 @@ class _GuardedServer(web.Server):
             known[0].cancel()
 
 
+class _AcceptedSocket:
+    """aiohttp's end of an upgraded request as a ``MessageSocket``."""
+
+    def __init__(self, response: web.WebSocketResponse) -> None:
+        self._response = response
+
+    async def receive(self) -> bytes:
+        frame = await self._response.receive()
+        if frame.type is WSMsgType.BINARY:
+            return bytes(frame.data)
+        if frame.type is WSMsgType.TEXT or isinstance(frame.data, WebSocketError):
+            raise RemoteProtocolError("a text frame" if frame.type is WSMsgType.TEXT else str(frame.data))
+        if frame.type is WSMsgType.CLOSE:
+            raise LinkClosed(frame.extra or "the peer closed the link", frame.data)
+        if frame.type is WSMsgType.ERROR:
+            raise LinkClosed(f"the connection broke: {frame.data}", self._response.close_code)
+        raise LinkClosed("the connection was lost", self._response.close_code)
+
+    async def send_bytes(self, message: bytes) -> None:
+        await self._response.send_bytes(message)
+
+    async def close(self, *, code: int, message: bytes) -> None:
+        await self._response.close(code=code, message=message)
+
+
 class NetworkServer:
     """Listens, checks, and hands each link to ``serve_worker`` or ``serve_client`` and the rest to ``site``.
 
@@ -298,7 +323,7 @@ class NetworkServer:
         answer.headers.update(HEADERS)
         await answer.prepare(request)
         link: WebSocketLink[Any, Any] = WebSocketLink(
-            answer,
+            _AcceptedSocket(answer),
             codec,
             request.remote or "unknown address",
             transport=request.transport,

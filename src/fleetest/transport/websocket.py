@@ -1,4 +1,4 @@
-"""Links over WebSocket: one binary frame carries an array of messages; both sides, for aiohttp.
+"""Links over WebSocket: one binary frame carries an array of messages; both sides.
 
 Frames are never compressed: what travels is small or already compact, and a compressed frame can be a bomb.
 """
@@ -10,16 +10,14 @@ import errno
 import logging
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp import WSMsgType, hdrs
-
 from fleetest.errors import ExitStatus, LinkClosed, RemoteProtocolError, UserError
+from fleetest.transport.dialed_socket import NoHttp, NotUpgraded, dial
 from fleetest.transport.identity import Identity, Role
 from fleetest.wire.codec import FRAME_BYTES_MAX, Codec, VersionMismatch, client_codec, worker_codec
 from fleetest.wire.messages import (
@@ -30,9 +28,6 @@ from fleetest.wire.messages import (
     TasksFinished,
     WorkerMessage,
 )
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 _log = logging.getLogger("fleetest.transport")
 
@@ -56,7 +51,18 @@ CLOSED_PROTOCOL_ERROR = 1002
 CLOSED_TOO_BIG = 1009
 CLOSED_INTERNAL_ERROR = 1011
 
-_WebSocket: TypeAlias = "web.WebSocketResponse[Any] | aiohttp.ClientWebSocketResponse[Any]"
+
+class MessageSocket(Protocol):
+    """One open WebSocket, of either side."""
+
+    async def receive(self) -> bytes:
+        """The next binary message; may be cancelled. Raises LinkClosed, or RemoteProtocolError for anything else."""
+
+    async def send_bytes(self, message: bytes) -> None:
+        """Returns once the network has taken enough of it. Raises ConnectionError or RuntimeError."""
+
+    async def close(self, *, code: int, message: bytes) -> object:
+        """Say so, wait for the peer's answer, release the connection."""
 
 
 class Unreachable(UserError):
@@ -71,24 +77,19 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
 
     def __init__(
         self,
-        socket: _WebSocket,
+        socket: MessageSocket,
         codec: Codec[Incoming, Outgoing],
         peer: str,
         *,
-        session: aiohttp.ClientSession | None = None,
         transport: asyncio.Transport | None = None,
         backlog_bytes_max: int | None = None,
         identity: Identity | None = None,
     ) -> None:
-        """``identity``: whose token the peer showed. ``session`` is closed with the link.
-
-        ``transport`` is cut if the peer does not take its last words.
-        """
+        """``identity``: whose token the peer showed. ``transport`` is cut if the peer does not take its last words."""
         self.peer = peer
         self.identity = identity
         self._socket = socket
         self._codec = codec
-        self._session = session
         self._transport = transport
         self._backlog_bytes_max = backlog_bytes_max
         self._backlog_bytes = 0
@@ -119,24 +120,24 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
             await waiter
 
     async def receive(self) -> Sequence[Incoming]:
-        frame = await self._socket.receive()
-        if frame.type is WSMsgType.BINARY:
-            try:
-                return self._codec.decode(frame.data)
-            except VersionMismatch:
-                raise  # The caller still has a word to say: Refused.
-            except RemoteProtocolError as error:
-                await self.close(str(error), CLOSED_PROTOCOL_ERROR)
-                raise
-        if frame.type is WSMsgType.TEXT or isinstance(frame.data, aiohttp.WebSocketError):
-            mistake = "a text frame" if frame.type is WSMsgType.TEXT else str(frame.data)
-            await self.close(mistake, CLOSED_PROTOCOL_ERROR)
-            raise RemoteProtocolError(mistake)
-        if self._closed is None:
-            self._stop_sending(_why_closed(frame, self._socket))
-        await self._release()
-        assert self._closed is not None
-        raise LinkClosed(self._closed.reason, self._closed.code)
+        try:
+            frame = await self._socket.receive()
+        except RemoteProtocolError as error:
+            await self.close(str(error), CLOSED_PROTOCOL_ERROR)
+            raise
+        except LinkClosed as closed:
+            if self._closed is None:
+                self._stop_sending(closed)
+            await self._release()
+            assert self._closed is not None
+            raise LinkClosed(self._closed.reason, self._closed.code) from None
+        try:
+            return self._codec.decode(frame)
+        except VersionMismatch:
+            raise  # The caller still has a word to say: Refused.
+        except RemoteProtocolError as error:
+            await self.close(str(error), CLOSED_PROTOCOL_ERROR)
+            raise
 
     async def close(self, reason: str = "", code: int = 1000) -> None:
         await asyncio.shield(self._close_soon(reason, code))
@@ -176,8 +177,6 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
         self._writer.cancel()
         await asyncio.wait({self._writer})
         self._wake_drainers()
-        if self._session is not None:
-            await self._session.close()
 
     async def _write(self) -> None:
         """Messages sent in one turn of the loop leave in one frame."""
@@ -236,26 +235,20 @@ async def _connect(
 ) -> WebSocketLink[Incoming, Outgoing]:
     base = check_url(url)
     tls = tls_context(tls_ca) if base.startswith("wss:") else None
-    session = aiohttp.ClientSession(trust_env=False, auto_decompress=False)
     try:
         socket = await asyncio.wait_for(
-            session.ws_connect(
+            dial(
                 base + path,
-                headers={"Authorization": f"Bearer {token}"},
-                ssl=tls if tls is not None else True,
-                compress=0,
-                max_msg_size=FRAME_BYTES_MAX,
-                heartbeat=PING_INTERVAL_S,
-                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+                {"Authorization": f"Bearer {token}"},
+                tls,
+                bytes_max=FRAME_BYTES_MAX,
+                ping_interval_s=PING_INTERVAL_S,
             ),
             CONNECT_TIMEOUT_S,
         )
-    except BaseException as error:
-        await session.close()
-        if isinstance(error, (aiohttp.ClientError, OSError, asyncio.TimeoutError)):
-            raise _user_error(base, error) from error
-        raise
-    return WebSocketLink(socket, codec, base, session=session)
+    except (NotUpgraded, NoHttp, OSError, asyncio.TimeoutError) as error:
+        raise _user_error(base, error) from error
+    return WebSocketLink(socket, codec, base)
 
 
 def check_url(url: str) -> str:
@@ -279,49 +272,44 @@ def tls_context(tls_ca: Path | None) -> ssl.SSLContext:
 
 
 def _user_error(url: str, error: Exception) -> UserError:
-    if isinstance(error, aiohttp.WSServerHandshakeError):
-        if error.status == 401:
-            message = (
-                f"{url} refused the token: give the token file of that coordinator with --token-file,"
-                " or its data directory with --data"
-            )
-            return UserError(message, ExitStatus.REFUSED)
-        headers: Mapping[str, str] = error.headers or {}
-        role = headers.get(ROLE_NEEDED, "")
-        if role in {known.value for known in Role}:
-            message = f"{url} refused: this needs a token of role {role!r}, such as {role}.token of its data directory"
-            return UserError(message, ExitStatus.REFUSED)
-        if error.status == 429:
-            wait_s = headers.get(hdrs.RETRY_AFTER, "60")[:20]
-            return Unreachable(f"{url}: too many wrong tokens from this address: try again in {wait_s} s")
-        if error.status in {400, 403}:
-            message = f"{url} refused this address: start the coordinator with --public-host for the name used here"
-            return UserError(message, ExitStatus.REFUSED)
-        return Unreachable(f"{url} is not a coordinator: it answered with HTTP status {error.status}")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        cause = error.certificate_error
-        reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause
-        message = f"{url}: its certificate is not trusted here ({reason}); give its CA with --tls-ca"
+    if isinstance(error, NotUpgraded):
+        return _refusal(url, error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        message = f"{url}: its certificate is not trusted here ({error.verify_message}); give its CA with --tls-ca"
         return UserError(message, ExitStatus.REFUSED)
-    if isinstance(error, aiohttp.ServerDisconnectedError) and url.startswith("ws:"):
+    if isinstance(error, NoHttp) and error.is_silent and url.startswith("ws:"):
         return Unreachable(f"{url} closed the connection at once: does it speak TLS (wss://)?")
     if isinstance(error, asyncio.TimeoutError):
         return Unreachable(f"cannot reach the coordinator at {url}: no answer within {CONNECT_TIMEOUT_S:.0f} s")
     return Unreachable(f"cannot reach the coordinator at {url}: {_cause(error)}; is it running there?")
 
 
+def _refusal(url: str, error: NotUpgraded) -> UserError:
+    if error.status == 401:
+        message = (
+            f"{url} refused the token: give the token file of that coordinator with --token-file,"
+            " or its data directory with --data"
+        )
+        return UserError(message, ExitStatus.REFUSED)
+    role = error.headers.get(ROLE_NEEDED.lower(), "")
+    if role in {known.value for known in Role}:
+        message = f"{url} refused: this needs a token of role {role!r}, such as {role}.token of its data directory"
+        return UserError(message, ExitStatus.REFUSED)
+    if error.status == 429:
+        wait_s = error.headers.get("retry-after", "60")[:20]
+        return Unreachable(f"{url}: too many wrong tokens from this address: try again in {wait_s} s")
+    if error.status in {400, 403}:
+        message = f"{url} refused this address: start the coordinator with --public-host for the name used here"
+        return UserError(message, ExitStatus.REFUSED)
+    return Unreachable(f"{url} is not a coordinator: it answered with HTTP status {error.status}")
+
+
 def _cause(error: Exception) -> str:
-    code = getattr(getattr(error, "os_error", error), "errno", None)
+    if isinstance(error, ssl.SSLError):
+        return error.reason or str(error)
+    code = getattr(error, "errno", None)
     is_system_error = isinstance(code, int) and code in errno.errorcode
     return (os.strerror(code) if is_system_error and code is not None else str(error)) or type(error).__name__
-
-
-def _why_closed(frame: aiohttp.WSMessage, socket: _WebSocket) -> LinkClosed:
-    if frame.type is WSMsgType.CLOSE:
-        return LinkClosed(frame.extra or "the peer closed the link", frame.data)
-    if frame.type is WSMsgType.ERROR:
-        return LinkClosed(f"the connection broke: {frame.data}", socket.close_code)
-    return LinkClosed("the connection was lost", socket.close_code)
 
 
 def _weight(message: object) -> int:
