@@ -125,6 +125,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     if _target(early_config, early_config.known_args_namespace) is not None:
         _import_own_modules_as_compiled()
         _empty_log_file(early_config)
+        if _is_program():
+            _spare_what_stays()
     _start_template(early_config)
     return (yield)
 
@@ -205,6 +207,32 @@ def _import_own_modules_as_compiled() -> None:
 
     if not any(isinstance(finder, _OwnModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, _OwnModules())
+
+
+def _is_program() -> bool:
+    """Whether this process is ``pytest`` itself and ends with its session; false in whatever calls ``pytest.main``."""
+    import sys
+
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        # The first name is of pytest before 9.1.
+        if frame.f_code.co_name in ("console_main", "_console_main"):
+            return bool(frame.f_globals.get("__name__") == "_pytest.config")
+    return False
+
+
+def _spare_what_stays() -> None:
+    """Keep the collector away from what pytest and its plugins have loaded: both pytest and Python collect at the end.
+
+    Nothing of a conftest or of a configured plugin is among it: what those leave open is still closed when the process
+    ends.
+    """
+    import gc
+
+    # Not every implementation has it.
+    if hasattr(gc, "freeze"):
+        gc.freeze()
 
 
 class _WorkerFixtures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import xml.etree.ElementTree as ElementTree
@@ -468,3 +469,38 @@ def test_a_retried_test_is_once_in_the_junit_file(pytester: pytest.Pytester) -> 
     assert cases == {"test_second_time": [], "test_never": ["failure"]}
     assert len(list(root.iter("testcase"))) == 2
     assert next(root.iter("testsuite")).get("tests") == "2"
+
+
+@pytest.mark.skipif(not hasattr(gc, "freeze"), reason="this implementation cannot spare objects")
+@pytest.mark.parametrize("form", ["program", "library"])
+def test_only_the_program_spares_what_stays_and_what_a_conftest_leaves_open_is_written(
+    pytester: pytest.Pytester, form: str
+) -> None:
+    make_suite(
+        pytester,
+        {
+            "conftest.py": """
+                import gc
+
+                class Log:
+                    def __init__(self):
+                        self.file = open("log", "w")
+                        self.itself = self
+                        self.file.write("from a cycle")
+
+                log = Log()
+
+                def pytest_unconfigure(config):
+                    with open("spared", "w") as file:
+                        file.write(str(gc.get_freeze_count()))
+            """,
+            "test_it.py": "def test_it(): pass",
+            "host.py": "import pytest\nraise SystemExit(pytest.main(['--fleet', '1']))\n",
+        },
+    )
+    # The template and the runner load the conftest too: what the client writes comes last.
+    result = pytester.runpytest_subprocess("--fleet", "1") if form == "program" else pytester.runpython("host.py")
+    assert result.ret == 0
+    spared = int((pytester.path / "spared").read_text())
+    assert spared > 10_000 if form == "program" else spared == 0
+    assert (pytester.path / "log").read_text() == "from a cycle"
