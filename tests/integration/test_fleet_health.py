@@ -191,14 +191,19 @@ def test_a_probe_that_hangs_is_killed_with_everything_it_started(watched, receiv
     fleet.worker(
         "w",
         "--probe",
-        f"sleep 1000 & echo $! > {pid_file}; wait",
+        f"sleep 1000 & echo mounting; echo $! > {pid_file}; wait",
         "--probe-interval-s",
         "3600",
         "--probe-timeout-s",
         "1",
     )
     child = int(pid_file.read_text())
-    assert receiver.next() == ("raised", "w", "probe failed", "it took longer than 1 s")
+    assert receiver.next() == (
+        "raised",
+        "w",
+        "probe failed",
+        "it took longer than 1 s; the last that it printed: mounting",
+    )
     assert has_ended(child)
 
 

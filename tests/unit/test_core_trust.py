@@ -93,10 +93,25 @@ def test_a_failure_on_probation_is_quarantine_again_under_the_same_alert(cluster
     fail(cluster)
     assert state(cluster) == "quarantined"
     assert len(cluster.all(commands.RaiseAlert)) == 1
+    (alert,) = cluster.state.snapshot().alerts
+    assert alert.message.startswith("failed again on probation: "), "what is so now, not what was"
+    assert alert.message.endswith("(tried again in 120 s)")
     cluster.wait(119.0)
     assert state(cluster) == "quarantined"
     cluster.wait(1.0)
     assert state(cluster) == "probation"
+
+
+def test_the_alert_of_a_quarantine_that_the_operator_takes_over_gives_the_operators_reason(cluster):
+    quarantine(cluster)
+    cluster.apply(events.WorkerQuarantined(W1, "broken fan"))
+    (alert,) = cluster.state.snapshot().alerts
+    assert alert.message == "by the operator: broken fan"
+    cluster.wait(60.0)
+    assert state(cluster) == "quarantined", "nobody else ends that"
+    assert cluster.state.snapshot().alerts[0].message == "by the operator: broken fan"
+    cluster.apply(events.WorkerReleased(W1))
+    assert (state(cluster), lasting(cluster)) == ("healthy", [])
 
 
 def test_a_new_session_does_not_escape_its_quarantine(cluster):

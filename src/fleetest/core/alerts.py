@@ -52,13 +52,16 @@ class Alerts:
         self._causes: dict[WorkerId, set[str]] = {}
 
     def add(self, worker_id: WorkerId, cause: str, message: str, now: Instant) -> Alert | None:
-        """The new alert; None if this one lasts already."""
+        """The new alert; None if this one lasts already: then it says this from now on."""
         cause = str(cause)
-        if (worker_id, cause) in self._lasting:
+        lasting = self._lasting.get((worker_id, cause))
+        if lasting is not None:
+            if lasting.message != message:
+                self._replace(dataclasses.replace(lasting, message=message))
             return None
         self._count += 1
         alert = Alert(AlertId(f"{self._epoch}-{self._count}"), worker_id, cause, message, now)
-        self._lasting[worker_id, cause] = self._by_id[alert.alert_id] = alert
+        self._replace(alert)
         self._causes.setdefault(worker_id, set()).add(cause)
         return alert
 
@@ -96,7 +99,10 @@ class Alerts:
         alert = self._by_id.get(alert_id)
         if alert is None or alert.acknowledged_by is not None:
             return
-        alert = self._by_id[alert_id] = dataclasses.replace(alert, acknowledged_by=by, acknowledged_at=now)
+        self._replace(dataclasses.replace(alert, acknowledged_by=by, acknowledged_at=now))
+
+    def _replace(self, alert: Alert) -> None:
+        self._by_id[alert.alert_id] = alert
         if alert.cleared_at is None:
             self._lasting[alert.worker_id, alert.cause] = alert
 

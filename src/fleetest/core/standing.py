@@ -122,7 +122,7 @@ class Standing:
             worker.is_drain_requested = True
         self.set_held_back(worker)
         if worker.trust is Trust.NONE:
-            self.alert(worker.worker_id, Cause.QUARANTINED, worker.trust_reason)
+            self.alert(worker.worker_id, Cause.QUARANTINED, worker.quarantined_because)
         elif worker.trust is Trust.FULL and not worker.held_back_because:
             self.clear(worker.worker_id, Cause.QUARANTINED)
         self.settle(worker, worker.quarantined_because or worker.trust_reason)
@@ -133,7 +133,7 @@ class Standing:
             return
         worker.trust, worker.trust_reason = change.trust, change.reason
         if change.trust is Trust.NONE:
-            self.alert(worker.worker_id, Cause.QUARANTINED, change.reason)
+            self.alert(worker.worker_id, Cause.QUARANTINED, worker.quarantined_because)
         elif change.trust is Trust.FULL and not worker.held_back_because:
             self.clear(worker.worker_id, Cause.QUARANTINED)
         self.settle(worker, change.reason)

@@ -29,7 +29,7 @@ class ProbeSettings:
 class ProbeResult:
     is_ok: bool
     detail: str
-    """The last line that it printed; if there is none, how it ended."""
+    """The last line that it printed; if there is none, how it ended; of one that took too long, both."""
 
 
 class Probe:
@@ -68,9 +68,11 @@ class Probe:
         finally:
             process.kill()
             outcome = await asyncio.shield(process.outcome())
+        printed = last_line(outcome.output)
         if not in_time:
-            return ProbeResult(False, f"it took longer than {settings.timeout_s:g} s")
-        return ProbeResult(outcome.status == 0, last_line(outcome.output) or f"it {describe_status(outcome.status)}")
+            said = f"; the last that it printed: {printed}" if printed else ""
+            return ProbeResult(False, f"it took longer than {settings.timeout_s:g} s{said}")
+        return ProbeResult(outcome.status == 0, printed or f"it {describe_status(outcome.status)}")
 
 
 def last_line(output: str) -> str:

@@ -332,6 +332,26 @@ def test_a_worker_with_very_many_states_keeps_the_latest(serve):
     run(main)
 
 
+def test_the_operators_quarantine_outlasts_one_that_would_end_by_itself(serve):
+    """A probe that fails keeps the worker out already; when it passes, the operator's word still holds."""
+
+    async def main():
+        async with serve() as served, worker(served):
+
+            async def asked(action: str, **body: str) -> dict:
+                assert (await served.ask("POST", f"/api/v1/workers/w1/{action}", body=body)).status == 202
+                return (await served.ask("GET", "/api/v1/workers/w1", Role.VIEW)).value
+
+            served.shell.apply(events.WorkerProbed("w1", is_ok=False, detail="no disk"))
+            assert (await asked("quarantine", reason="bad fan"))["reason"] == "by the operator: bad fan"
+            served.shell.apply(events.WorkerProbed("w1", is_ok=True, detail=""))
+            shown = await asked("quarantine", reason="bad disk")
+            assert (shown["state"], shown["reason"]) == ("quarantined", "by the operator: bad disk")
+            assert (await asked("release"))["state"] == "healthy"
+
+    run(main)
+
+
 def test_an_operator_drains_and_quarantines(serve):
     async def main():
         async with serve() as served, worker(served):

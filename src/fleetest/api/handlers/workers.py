@@ -18,7 +18,7 @@ from fleetest.api.worker_states import WorkerStates
 from fleetest.core import events
 from fleetest.core.entities import Worker
 from fleetest.core.lifecycle import WorkerState
-from fleetest.core.model import WorkerId
+from fleetest.core.model import Trust, WorkerId
 from fleetest.transport.identity import Role
 from fleetest.transport.problems import Problem
 
@@ -120,7 +120,8 @@ class WorkerRoutes:
         return await self._operate(
             call,
             lambda worker_id: events.WorkerQuarantined(worker_id, reason),
-            is_wanted=lambda worker: not worker.quarantined_because,
+            # What its record or its probe says ends by itself, the operator's word does not.
+            is_wanted=lambda worker: worker.held_back_because != reason,
         )
 
     async def release(self, call: Call) -> answers.Ok:
@@ -130,7 +131,9 @@ class WorkerRoutes:
             await self._context.keep()
             return answers.Ok()
         return await self._operate(
-            call, events.WorkerReleased, is_wanted=lambda worker: bool(worker.quarantined_because)
+            call,
+            events.WorkerReleased,
+            is_wanted=lambda worker: bool(worker.quarantined_because) or worker.trust is not Trust.FULL,
         )
 
     async def _operate(
