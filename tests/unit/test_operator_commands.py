@@ -64,6 +64,8 @@ class Coordinator:
         self.posted = []
 
     def get(self, *path, **query):
+        if path == ("lost-workers",):
+            return {"items": self.answers.get("lost-workers", [])}
         return self.answers["/".join(path)]
 
     def pages(self, *path, limit=None, text="", **query):
@@ -109,6 +111,19 @@ def test_workers_say_what_runs_and_hostile_names_stay_text(call):
     assert "\x1b" not in answer.output
     assert "\u202e" not in answer.output
     assert "[red]" in answer.output
+
+
+def test_lost_workers_are_listed_with_since_when_and_why(call):
+    lost = [{"worker_id": "rack-7", "state": "lost", "since": "2026-03-04T05:06:07Z", "reason": "silent for 30.1 s"}]
+    coordinator = Coordinator(workers=[worker_of("w1")], **{"lost-workers": lost})
+    output = call(coordinator, "workers").output
+    assert output.splitlines()[-1].split() == ["rack-7", "lost", "2026-03-04", "05:06:07", "silent", "for", "30.1", "s"]
+    told = json.loads(call(coordinator, "workers", "--json").output)
+    assert [(each["worker_id"], each["state"]) for each in told] == [("w1", "healthy"), ("rack-7", "lost")]
+    coordinator.answers["workers"] = []
+    output = call(coordinator, "workers").output
+    assert "No worker is here. Start one on each machine" in output
+    assert "rack-7" in output
 
 
 def test_an_empty_fleet_says_how_to_start_a_worker(call):

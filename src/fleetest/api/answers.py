@@ -174,6 +174,15 @@ class WorkerSummary(Answer, kw_only=True):
     """Expected remaining seconds per slot."""
 
 
+class LostWorker(Answer, kw_only=True):
+    worker_id: str
+    state: str
+    """lost."""
+    since: Time
+    reason: str
+    """Why it was given up."""
+
+
 class WorkerDetail(WorkerSummary, kw_only=True):
     prefetch_s: float
     """Predicted work that may wait in one of its slots."""

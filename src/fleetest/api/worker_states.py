@@ -96,6 +96,19 @@ class WorkerStates:
         ]
         return answers.StateHistory(is_here=record.session is not None, spans=spans)
 
+    def lost(self) -> list[answers.LostWorker]:
+        """Those that were given up and did not come back, the latest first; not those that said goodbye."""
+        self._look()
+        found = []
+        for worker_id in reversed(self._gone):
+            last = self._records[worker_id].changes[-1]
+            since = utc(self._index.to_wall(last.at))
+            if last.state is WorkerState.LOST and since is not None:
+                found.append(
+                    answers.LostWorker(worker_id=worker_id, state=last.state.value, since=since, reason=last.reason)
+                )
+        return found
+
     def _observe(self, event: events.Event, commanded: Sequence[commands.Command]) -> None:
         if type(event) is events.WorkerJoined:
             # It may be gone again before the next look.

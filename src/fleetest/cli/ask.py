@@ -57,18 +57,24 @@ def status(client: ApiClient, as_json: bool) -> None:
 @with_json
 @asks
 def workers(client: ApiClient, name: str | None, as_json: bool) -> None:
-    """Every worker, or one in full: fleetest workers NAME."""
+    """Every worker, and those that were lost; or one in full: fleetest workers NAME."""
     if name is not None:
         _one_worker(client, name, as_json)
         return
-    found = list(client.pages("workers"))
+    found, lost = list(client.pages("workers")), client.get("lost-workers")["items"]
     if as_json:
-        show_json(found)
-    elif not found:
-        click.echo(f"No worker yet. Start one on each machine: fleetest worker --coordinator {client.url}")
-    else:
+        show_json(found + lost)
+        return
+    if found:
         columns = ("worker", "state", "slots", "queued", "load", "heard", "runs now")
         show_table(columns, [_worker_row(worker) for worker in found], numeric=("slots", "queued", "load"))
+    else:
+        which = "No worker is here" if lost else "No worker yet"
+        click.echo(f"{which}. Start one on each machine: fleetest worker --coordinator {client.url}")
+    if lost:
+        click.echo()
+        rows = [[each["worker_id"], each["state"], moment(each["since"]), each["reason"]] for each in lost]
+        show_table(("worker", "state", "since", "because"), rows)
 
 
 def _worker_row(worker: dict[str, Any]) -> list[Any]:

@@ -14,14 +14,16 @@ import click
 from fleetest.cli.ask import bad_count, state_of
 from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.errors import ExitStatus, UserError
-from fleetest.operator.terminal_table import STYLES, cell, seconds
+from fleetest.operator.terminal_table import STYLES, ago, cell, seconds
 
 if TYPE_CHECKING:
     from rich.console import Group, JustifyMethod
+    from rich.text import Text
 
     from fleetest.operator.api_client import ApiClient
 
 RUNNING_MAX = 200
+LOST_SHOWN = 5
 _OTHER_LINES = 16
 """Of the screen that the list of running tests does not get, besides workers and runs."""
 
@@ -60,6 +62,7 @@ def _look(client: ApiClient) -> dict[str, Any]:
     return {
         "status": client.get("status"),
         "workers": list(client.pages("workers")),
+        "lost": client.get("lost-workers")["items"],
         "runs": list(client.pages("runs", state="live", limit=50)),
         "queue": client.get("queue"),
         "url": client.url,
@@ -91,9 +94,11 @@ def _screen(seen: dict[str, Any], height: int) -> Group:
         f"   {status['finished_per_s']:.3g} tests/s",
         f"   slots {slots['used']}/{slots['total']}",
         f"   left {seconds(status['remaining_s'])}" if status["runs"] else "   no run in progress",
-        (f"   {status['alerts']['open']} alerts", "bold red") if status["alerts"]["open"] else "",
+        (f"   {_count(status['alerts']['open'], 'alert')}", "bold red") if status["alerts"]["open"] else "",
     )
     parts = [head, Text(""), _workers(seen["workers"], max(4, height // 3))]
+    if seen["lost"]:
+        parts.append(_lost(seen["lost"]))
     if seen["runs"]:
         parts += [Text(""), _runs(seen["runs"][:6])]
     if seen["queue"]["groups"]:
@@ -123,6 +128,19 @@ def _workers(workers: list[dict[str, Any]], room: int) -> Any:
     if len(workers) > room:
         _add(table, f"and {len(workers) - room} more", "", "", "", "", "")
     return table
+
+
+def _lost(lost: list[dict[str, Any]]) -> Text:
+    """One line: who was given up lately and did not come back."""
+    from rich.text import Text
+
+    names = ", ".join(f"{cell(each['worker_id'])} ({ago(each['since'])})" for each in lost[:LOST_SHOWN])
+    more = f" and {len(lost) - LOST_SHOWN} more" if len(lost) > LOST_SHOWN else ""
+    return Text(f"lost: {names}{more}", style="red", no_wrap=True, overflow="ellipsis")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _runs(runs: list[dict[str, Any]]) -> Any:

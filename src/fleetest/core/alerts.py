@@ -67,9 +67,8 @@ class Alerts:
 
     def recall(self, alert: Alert) -> None:
         """One of an earlier epoch, as it was then; they come in the order in which they were raised."""
-        self._by_id[alert.alert_id] = alert
+        self._replace(alert)
         if alert.cleared_at is None:
-            self._lasting[alert.worker_id, alert.cause] = alert
             self._causes.setdefault(alert.worker_id, set()).add(alert.cause)
         else:
             self._over.append(alert.alert_id)

@@ -318,6 +318,34 @@ def test_the_states_of_a_worker_are_known_after_it_left(serve):
     run(main)
 
 
+def test_lost_workers_are_listed_until_they_are_back_and_those_that_left_are_not(serve):
+    async def main():
+        async with serve() as served:
+
+            async def lost(count: int) -> list[dict]:
+                """As soon as there are so many: answers are shared for moments."""
+                while (
+                    len(found := (await served.ask("GET", "/api/v1/lost-workers", Role.VIEW)).value["items"]) != count
+                ):
+                    await asyncio.sleep(0.005)
+                return found
+
+            async with worker(served):
+                await lost(0)
+                served.shell.apply(events.WorkerDisconnected("w1", "", said_goodbye=False, process_is_dead=True))
+            (told,) = await lost(1)
+            assert (told["worker_id"], told["state"], told["reason"]) == ("w1", "lost", "its process died")
+            async with worker(served):
+                await lost(0)
+                served.shell.apply(events.WorkerDisconnected("w1", "gone for good", said_goodbye=True))
+            assert (await served.ask("GET", "/api/v1/workers/w1/states", Role.VIEW)).value["spans"][-1][
+                "state"
+            ] == "left"
+            await lost(0)
+
+    run(main)
+
+
 def test_a_worker_with_very_many_states_keeps_the_latest(serve):
     async def main():
         async with serve() as served, worker(served):

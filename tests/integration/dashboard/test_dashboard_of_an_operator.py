@@ -138,6 +138,8 @@ def test_a_worker_has_a_history_of_states_that_outlives_it(ran, screen):
     assert shown.page.input_value("select[aria-label='How far back']") == "hour"
 
     wait_until_lost(shown)
+    shown.show("/workers")
+    shown.page.wait_for_selector("section:has(h2:text-is('Lost')) tr:has-text('its process died')")
     shown.page.click("tr:has-text('box-gone') a")
     shown.wait("box-gone is not here")
     shown.page.wait_for_selector(".states .state.lost")

@@ -61,6 +61,9 @@ class WorkerRoutes:
             Route("GET", "/api/v1/workers/{worker}/states", Role.VIEW,
                   "Its states since the coordinator started, also of a worker that is gone.",
                   self.states, answers.StateHistory, tag="workers", problems=(404,)),
+            Route("GET", "/api/v1/lost-workers", Role.VIEW,
+                  "Workers that were lost and did not come back, the latest first.", self.lost,
+                  answers.Page[answers.LostWorker], shared_s=0.0, tag="workers"),
             action("drain", "It finishes what it runs and gets nothing new.", self.drain),
             action("resume", "It takes work again after a drain.", self.resume),
             action("quarantine", "It gets no more work until it is released.", self.quarantine, Quarantine),
@@ -106,6 +109,10 @@ class WorkerRoutes:
         if found is None:
             raise _unknown(call)
         return found
+
+    async def lost(self, call: Call) -> answers.Page[answers.LostWorker]:
+        found = self._states.lost()
+        return answers.Page(items=found, next_cursor=None, total=len(found))
 
     async def drain(self, call: Call) -> answers.Ok:
         return await self._operate(

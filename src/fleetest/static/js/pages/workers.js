@@ -1,11 +1,11 @@
 // All workers as a table.
 
-import { getAll } from "../api.js";
+import { get, getAll } from "../api.js";
 import { makeTable, emptyState } from "../components/table.js";
 import { workerActions } from "../components/worker_actions.js";
 import { h, replace } from "../dom.js";
 import { badge, bytes, count, duration, time } from "../format.js";
-import { showError } from "../components/panel.js";
+import { panel, showError } from "../components/panel.js";
 import { refreshing } from "../live.js";
 import { href, setFilter } from "../place.js";
 
@@ -42,7 +42,18 @@ export function workersPage(filter) {
     empty: emptyState("No worker matches", "Without a filter, none has joined yet. Start one on each machine:", h("code", {}, `fleetest worker --coordinator ${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`)),
   });
   const holder = h("div", {}, table.element);
-  const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Workers"), h("div", { class: "filters actions" }, text, state)), h("section", { class: "panel" }, holder));
+  const lostTable = makeTable(
+    [
+      { key: "state", title: "State", cell: (worker) => badge(worker.state) },
+      { key: "worker_id", title: "Worker", class: "name short", cell: (worker) => h("a", { href: href("workers", worker.worker_id) }, worker.worker_id) },
+      { key: "since", title: "Since", cell: (worker) => h("span", { class: "nowrap" }, time(worker.since, { relative: true })) },
+      { key: "reason", title: "Because", cell: (worker) => worker.reason },
+    ],
+    { caption: "Workers that were lost and did not come back", rowKey: (worker) => worker.worker_id, isTall: false, empty: emptyState("None was lost") },
+  );
+  const lostPanel = panel("Lost", { isFlush: true }, lostTable.element);
+  lostPanel.hidden = true;
+  const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Workers"), h("div", { class: "filters actions" }, text, state)), h("section", { class: "panel" }, holder), lostPanel);
   let workers = [];
 
   function loadCell(worker) {
@@ -85,11 +96,13 @@ export function workersPage(filter) {
     return `${worker.worker_id} ${worker.host} ${capabilities.join(" ")}`.toLowerCase();
   }
 
-  const load = refreshing((signal) => getAll("/workers", {}, signal), {
+  const load = refreshing((signal) => Promise.all([getAll("/workers", {}, signal), get("/lost-workers", {}, signal)]), {
     topics: ["workers", "status"],
     pause_s: 2,
-    shown(found) {
+    shown([found, lost]) {
       workers = found;
+      lostPanel.hidden = !lost.items.length;
+      lostTable.show(lost.items);
       if (!table.element.isConnected) replace(holder, table.element);
       show();
     },
