@@ -1,7 +1,12 @@
 """The operator's commands against a real coordinator, worker and run."""
 
 import json
+import os
+import re
+import signal
 from xml.etree import ElementTree
+
+from support.terminal import on_terminal
 
 from fleetest.errors import ExitStatus
 
@@ -152,3 +157,25 @@ def test_mistakes_are_one_line_with_a_documented_status(fleet, ask):
     status, text = ask("status", "--token-file", str(wrong))
     assert status == ExitStatus.REFUSED
     assert len(text.splitlines()) == 1
+
+
+def test_top_is_left_by_q_also_while_the_coordinator_hangs_and_by_no_arrow(fleet):
+    """The screen may be old then, but nobody is kept in front of it until the connection is given up."""
+    fleet.worker("box-a")
+    options = ("--coordinator", fleet.url, "--data", str(fleet.directory / "data"), "--interval-s", "0.2")
+
+    def is_drawn_anew(drawn: int):
+        return lambda text: text.count("box-a") > drawn
+
+    with on_terminal(fleet.directory, "top", *options) as top:
+        top.read_until(is_drawn_anew(0))
+        top.press(b"\x1b[A")
+        top.read_until(is_drawn_anew(top.text.count("box-a") + 1))
+        os.kill(fleet.coordinator.pid, signal.SIGSTOP)
+        try:
+            top.press(b"q")
+            assert top.finish() == 0
+        finally:
+            os.kill(fleet.coordinator.pid, signal.SIGCONT)
+        assert "Traceback" not in top.text
+        assert re.search(r"cannot reach|did not answer|timed out", top.text) is None, "nobody waited for that"

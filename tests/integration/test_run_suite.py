@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
 import psutil
 import pytest
+
+from support.terminal import on_terminal
 
 TIMEOUT_S = 60
 CLI = [sys.executable, "-m", "fleetest", "run"]
@@ -32,61 +30,6 @@ def run_cli(directory: Path, *args: str, **environment: str) -> subprocess.Compl
         stdin=subprocess.DEVNULL,
         env={**os.environ, "TERM": "xterm", **environment},
     )
-
-
-class TerminalRun:
-    """A command on a terminal of its own, read until something appears."""
-
-    def __init__(self, process: subprocess.Popen[bytes], terminal: int) -> None:
-        self.process = process
-        self._terminal = terminal
-        self.text = ""
-
-    def read_until(self, found: Callable[[str], object]) -> None:
-        while not found(self.text):
-            if not self._read():
-                raise AssertionError(f"the command ended before it showed that:\n{self.text}")
-
-    def finish(self) -> int:
-        while self._read():
-            pass
-        return self.process.wait(TIMEOUT_S)
-
-    def interrupt(self) -> None:
-        os.write(self._terminal, b"\x03")
-
-    def _read(self) -> bool:
-        if not select.select([self._terminal], [], [], TIMEOUT_S)[0]:
-            raise AssertionError(f"nothing more was shown:\n{self.text}")
-        try:
-            chunk = os.read(self._terminal, 65536)
-        except OSError:  # a terminal whose last user has gone
-            return False
-        self.text += chunk.decode(errors="replace")
-        return bool(chunk)
-
-
-@contextmanager
-def on_terminal(directory: Path, *args: str, term: str = "xterm-256color") -> Iterator[TerminalRun]:
-    own, theirs = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            # A session leader that opens a terminal makes it its own: then ^C is a signal.
-            ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(theirs), *CLI, *args],
-            cwd=directory,
-            stdin=theirs,
-            start_new_session=True,
-            env={**os.environ, "TERM": term, "COLUMNS": "100", "LINES": "30"},
-        )
-    finally:
-        os.close(theirs)
-    try:
-        yield TerminalRun(process, own)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        os.close(own)
 
 
 PYTHON = sys.executable.replace("\\", "\\\\")
@@ -244,7 +187,7 @@ def test_ctrl_c_twice_kills_and_keeps_the_verdicts(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ready")
     (tmp_path / "s.toml").write_text(HANGING.format(python=PYTHON))
 
-    with on_terminal(tmp_path, "s.toml", "--fleet", "2", "-q") as run:
+    with on_terminal(tmp_path, "run", "s.toml", "--fleet", "2", "-q") as run:
         run.read_until(lambda text: "PASSED quick" in text)
         run.interrupt()
         run.read_until(lambda text: "Ctrl-C again kills it" in text)
@@ -261,7 +204,7 @@ def test_a_terminated_run_leaves_nothing_running(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ready")
     (tmp_path / "s.toml").write_text(HANGING.format(python=PYTHON))
 
-    with on_terminal(tmp_path, "s.toml", "--fleet", "2", "-q") as run:
+    with on_terminal(tmp_path, "run", "s.toml", "--fleet", "2", "-q") as run:
         run.read_until(lambda text: "PASSED quick" in text)
         run.process.send_signal(signal.SIGTERM)
         status = run.finish()
@@ -272,7 +215,7 @@ def test_a_terminated_run_leaves_nothing_running(tmp_path: Path) -> None:
 
 
 def test_live_view_of_a_suite_on_a_terminal(mixed: Path) -> None:
-    with on_terminal(mixed, "mixed.toml", "--fleet", "2") as run:
+    with on_terminal(mixed, "run", "mixed.toml", "--fleet", "2") as run:
         status = run.finish()
 
     assert status == 1, run.text
@@ -315,7 +258,7 @@ def test_the_configured_fleet_is_respected(mixed: Path) -> None:
 
 
 def test_pytest_on_a_terminal_has_a_live_view_and_its_own_summary(mixed: Path) -> None:
-    with on_terminal(mixed, "tests", "--fleet", "2", "-p", "no:cacheprovider") as run:
+    with on_terminal(mixed, "run", "tests", "--fleet", "2", "-p", "no:cacheprovider") as run:
         status = run.finish()
 
     assert status == 1, run.text
@@ -329,7 +272,7 @@ def test_pytest_on_a_terminal_has_a_live_view_and_its_own_summary(mixed: Path) -
 
 @pytest.mark.parametrize(("option", "term"), [("-q", "xterm"), ("-ra", "dumb")])
 def test_quiet_and_dumb_terminals_have_plain_output(mixed: Path, option: str, term: str) -> None:
-    with on_terminal(mixed, "tests", option, "--fleet", "2", "-p", "no:cacheprovider", term=term) as run:
+    with on_terminal(mixed, "run", "tests", option, "--fleet", "2", "-p", "no:cacheprovider", term=term) as run:
         status = run.finish()
 
     assert status == 1, run.text

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 RUNNING_MAX = 200
 LOST_SHOWN = 5
+_KEY_POLL_S = 0.05
 _OTHER_LINES = 16
 """Of the screen that the list of running tests does not get, besides workers and runs."""
 
@@ -52,10 +56,12 @@ def top(client: ApiClient, interval_s: float, as_json: bool) -> None:
         _single_keys(),
         Live(_screen(_look(client), console.height), console=console, screen=True, auto_refresh=False) as live,
     ):
-        while True:
-            if _pressed(interval_s) in ("q", "Q", "\x1b"):
-                return
-            live.update(_screen(_look_again(client), console.height), refresh=True)
+        while not _is_over(interval_s):
+            looked = _in_background(lambda: _look_again(client))
+            while not looked.done():
+                if _is_over(_KEY_POLL_S):
+                    return
+            live.update(_screen(looked.result(), console.height), refresh=True)
 
 
 def _look(client: ApiClient) -> dict[str, Any]:
@@ -115,7 +121,8 @@ def _workers(workers: list[dict[str, Any]], room: int) -> Any:
     ranked = sorted(
         workers, key=lambda worker: (worker["state"] == "healthy", -worker["slots_used"], worker["worker_id"])
     )
-    for worker in ranked[:room]:
+    shown = ranked if len(ranked) == room + 1 else ranked[:room]
+    for worker in shown:
         _add(
             table,
             worker["worker_id"],
@@ -125,8 +132,8 @@ def _workers(workers: list[dict[str, Any]], room: int) -> Any:
             worker["load_average"],
             ", ".join(worker["alerts"]) or "-",
         )
-    if len(workers) > room:
-        _add(table, f"and {len(workers) - room} more", "", "", "", "", "")
+    if len(workers) > len(shown):
+        _add(table, f"and {len(workers) - len(shown)} more", "", "", "", "", "")
     return table
 
 
@@ -200,10 +207,28 @@ def _single_keys() -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def _pressed(wait_s: float) -> str:
-    """The key that was pressed within ``wait_s``; empty if none was."""
+def _is_over(wait_s: float) -> bool:
+    """True as soon as somebody wants to leave; False after ``wait_s``."""
     end = time.monotonic() + wait_s
     while (left_s := end - time.monotonic()) > 0:
-        if select.select([sys.stdin], [], [], left_s)[0]:
-            return sys.stdin.read(1)
-    return ""
+        if not select.select([sys.stdin], [], [], left_s)[0]:
+            return False
+        keys = os.read(sys.stdin.fileno(), 1024)
+        # Escape alone; with something behind it, it is an arrow, say.
+        if not keys or keys == b"\x1b" or (keys[:1] != b"\x1b" and b"q" in keys.lower()):
+            return True
+    return False
+
+
+def _in_background(look: Callable[[], dict[str, Any]]) -> Future[dict[str, Any]]:
+    """A coordinator that does not answer keeps nobody from leaving."""
+    looked: Future[dict[str, Any]] = Future()
+
+    def work() -> None:
+        try:
+            looked.set_result(look())
+        except Exception as error:
+            looked.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return looked
