@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from fleetest.cli.simulate import simulate
-from fleetest.core.model import Requirements, RunId, TaskId, TaskSpec, Verdict, WorkerId
+from fleetest.core.model import Capabilities, Requirements, RunId, TaskId, TaskSpec, Verdict, WorkerId
 from fleetest.errors import UserError
 from fleetest.simulation import gantt as gantt_module
 from fleetest.simulation.fleet_description import parse_crash, parse_fleet, parse_workers
@@ -61,6 +61,30 @@ def test_the_bound_is_the_work_at_the_speed_of_the_fleet_or_the_longest_test():
     fleet = (Machine("a", 1, speed=2.0), Machine("b", 2))
     assert Question(fleet, tests, {"a": 1.0, "b": 1.0, "c": 2.0}).bound_s == 1.0
     assert Question(fleet, tests, {"a": 1.0, "b": 1.0, "c": 10.0}).bound_s == 5.0
+
+
+@pytest.mark.parametrize(
+    ("needs", "bound_s"),
+    [
+        # Four seconds of work for four slots, of which the two on "slow" do half as much; one second without needs.
+        ({}, 4.0 / 3.0),
+        ({"resources": (("gpus", 1.0),)}, 6.0),
+        ({"resources": (("gpus", 2.0),)}, 1.0),
+        ({"locks": ("db",)}, 3.0),
+        ({"alone": True}, 2.0),
+        ({"workers": 2}, 7.0 / 3.0),
+        ({"workers": 3}, 1.0),
+    ],
+)
+def test_what_tests_need_and_who_has_it_is_in_the_bound(needs, bound_s):
+    """Three of the four seconds need it; what nobody has is not run."""
+    slow = Machine("slow", 2, speed=0.5, capabilities=Capabilities({}, {"gpus": 1.0}))
+    needy = Requirements(**needs)
+    tests = [TaskSpec(TaskId(name), requirements=needy) for name in "abc"] + [TaskSpec(TaskId("d"))]
+    durations_s = dict.fromkeys("abcd", 1.0)
+    asked = Question((Machine("fast", 2), slow), tests, durations_s)
+    assert asked.bound_s == pytest.approx(bound_s)
+    assert STRATEGIES["adaptive"](asked, 0).ratio >= 1.0
 
 
 def test_history_makes_the_schedule_shorter():

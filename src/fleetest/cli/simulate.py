@@ -154,18 +154,22 @@ def _draw(file: Path, answer: Answer, question: Question) -> None:
     try:
         file.write_text(gantt(answer, {test.task_id: test.group for test in question.tests}), "utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error}") from error
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 # What is answered -----------------------------------------------------------------------------------------------------
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _report(question: Question, answers: Sequence[Answer], left_out: dict[str, str]) -> list[str]:
     durations_s = [question.durations_s[test.task_id] for test in question.tests]
     slots = sum(machine.slots for machine in question.machines)
     lines = [
-        f"{len(durations_s)} tests, {sum(durations_s):.1f} s of work, the longest {max(durations_s):.1f} s;"
-        f" {len(question.machines)} workers, {slots} slots",
+        f"{_count(len(durations_s), 'test')}, {sum(durations_s):.1f} s of work, the longest {max(durations_s):.1f} s;"
+        f" {_count(len(question.machines), 'worker')}, {_count(slots, 'slot')}",
         f"no schedule is shorter than {question.bound_s:.1f} s",
         "",
     ]

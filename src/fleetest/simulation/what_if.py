@@ -8,7 +8,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fleetest.balancing.simple import LeastLoaded, RoundRobin
-from fleetest.core.model import NO_REQUIREMENTS, Capabilities, Limits, RunId, TaskId, TaskSpec, Verdict, WorkerId
+from fleetest.core.matching import matches
+from fleetest.core.model import (
+    NO_REQUIREMENTS,
+    Capabilities,
+    Limits,
+    Requirements,
+    RunId,
+    TaskId,
+    TaskSpec,
+    Verdict,
+    WorkerId,
+)
 from fleetest.core.policies import BalancingPolicy
 from fleetest.load_balancer import LoadBalancer
 from fleetest.simulation.simulated_cluster import LATENCY_S, Policies, SimulatedCluster
@@ -49,15 +60,42 @@ class Question:
 
     @property
     def bound_s(self) -> float:
-        """No schedule is shorter, crash or none: all the work at the whole fleet's speed, or the longest test."""
-        total_s = sum(self.durations_s[test.task_id] for test in self.tests)
-        longest_s = max((self.durations_s[test.task_id] for test in self.tests), default=0.0)
-        return max(total_s / self.speed, longest_s / max(machine.speed for machine in self.machines))
+        """No schedule is shorter, crash or none: all the work at the whole fleet's speed; what has the same needs, at
+        the speed of the machines that have them; what wants the same lock, one after the other; the longest test.
+
+        Tests that no machine can run count for nothing: they are not run.
+        """
+        durations_s: dict[Requirements, list[float]] = {}
+        for test in self.tests:
+            durations_s.setdefault(test.requirements, []).append(self.durations_s[test.task_id])
+        work_s, bound_s = 0.0, 0.0
+        locked_s: dict[str, float] = {}
+        for needs, each_s in durations_s.items():
+            fit = [machine for machine in self.machines if matches(needs, machine.capabilities)]
+            if len(fit) < needs.workers:
+                continue
+            total_s = sum(each_s) * needs.workers
+            work_s += total_s
+            # Of a gang the last member decides.
+            fastest = sorted((machine.speed for machine in fit), reverse=True)[needs.workers - 1]
+            throughput = sum(machine.speed * _at_once(needs, machine) for machine in fit)
+            bound_s = max(bound_s, total_s / throughput, max(each_s) / fastest)
+            for lock in needs.locks:
+                locked_s[lock] = locked_s.get(lock, 0.0) + sum(each_s) / fastest
+        return max(bound_s, work_s / self.speed, *locked_s.values())
 
     @property
     def speed(self) -> float:
         """Seconds of work that the fleet does in a second."""
         return sum(machine.slots * machine.speed for machine in self.machines)
+
+
+def _at_once(needs: Requirements, machine: Machine) -> int:
+    """How many tests with these needs the machine can run at the same time."""
+    if needs.alone:
+        return 1
+    totals = machine.capabilities.resources
+    return min([machine.slots, *(int(totals[name] / amount) for name, amount in needs.resources if amount)])
 
 
 @dataclass(frozen=True, slots=True)
