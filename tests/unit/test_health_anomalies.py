@@ -97,7 +97,7 @@ def test_one_broken_file_on_one_machine_is_no_evidence_and_many_files_are():
     for number in range(20):
         found += watch.finished(BAD, task(f"u{number}", f"file{number}"), passed=False, is_final=True)
     (finding,) = found
-    assert "test files failed here (0 of 40 on the other workers)" in finding.message
+    assert "test files or commands failed here (0 of 40 on the other workers)" in finding.message
 
 
 def test_tests_with_requirements_of_their_own_are_not_compared_by_file():

@@ -145,7 +145,7 @@ class Contradictions:
         own, others = self._groups.own(worker_id), self._groups.others(worker_id)
         if self._groups.is_worse(worker_id):
             return (
-                f"{own.hits:.0f} of {own.trials:.0f} test files failed here"
+                f"{own.hits:.0f} of {own.trials:.0f} test files or commands failed here"
                 f" ({others.hits:.0f} of {others.trials:.0f} on the other workers)"
             )
         return ""
