@@ -70,13 +70,15 @@ class Fleet:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
         (info / "entry_points.txt").write_text(f"[fleetest]\n{name} = {name}\n")
 
-    def _start(self, *args: str) -> subprocess.Popen[str]:
+    def _start(self, *args: str, python_path: Path | None = None) -> subprocess.Popen[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
         environment |= {"FLEETEST_DATA": str(self.directory / "data"), "PYTHONUNBUFFERED": "1"}
         # Who is killed leaves its scratch behind: here pytest removes it.
         environment["TMPDIR"] = str(self._scratch)
         if args[1] == "coordinator":
-            environment["PYTHONPATH"] = str(self._plugins)
+            python_path = self._plugins
+        if python_path is not None:
+            environment["PYTHONPATH"] = str(python_path)
         process = subprocess.Popen(
             [sys.executable, "-m", *args],
             stdin=subprocess.DEVNULL,
@@ -90,20 +92,22 @@ class Fleet:
         self._started.append(process)
         return process
 
-    def worker(self, name: str, *args: str) -> subprocess.Popen[str]:
-        """Started and connected, with one slot."""
-        process = self._start("fleetest", "worker", "--coordinator", self.url, "--name", name, "--slots", "1", *args)
+    def worker(self, name: str, *args: str, python_path: Path | None = None) -> subprocess.Popen[str]:
+        """Started and connected, with one slot; only its tests can import what is in ``python_path``."""
+        begin = ("fleetest", "worker", "--coordinator", self.url, "--name", name, "--slots", "1")
+        process = self._start(*begin, *args, python_path=python_path)
         line = _line(process)
         assert "connected to" in line, line
         return process
 
-    def client(self, *args: str) -> subprocess.Popen[str]:
+    def client(self, *args: str, python_path: Path | None = None) -> subprocess.Popen[str]:
         """``pytest --fleet`` in the suite's directory."""
-        return self._start("pytest", "-p", "no:cacheprovider", "--fleet", self.url, "--junitxml=out.xml", *args)
+        begin = ("pytest", "-p", "no:cacheprovider", "--fleet", self.url, "--junitxml=out.xml")
+        return self._start(*begin, *args, python_path=python_path)
 
-    def run(self, *args: str) -> tuple[int, str, list[str]]:
+    def run(self, *args: str, python_path: Path | None = None) -> tuple[int, str, list[str]]:
         """Exit status, output and the names of the tests in the report."""
-        process = self.client(*args)
+        process = self.client(*args, python_path=python_path)
         output, _ = process.communicate(timeout=TIMEOUT_S)
         cases = ElementTree.parse(self.suite / "out.xml").getroot().iter("testcase")
         return process.returncode, output, sorted(case.get("name", "") for case in cases)

@@ -92,3 +92,52 @@ def test_a_run_without_any_worker_ends_after_the_wait(fleet):
     output, _ = client.communicate()
     assert client.returncode == ExitStatus.WORKER_UNFIT, output
     assert "no worker joined in time to collect the tests" in output
+
+
+# What the only worker that fits cannot execute -----------------------------------------------------------------------
+
+
+ONLY_WITH_DRIVER = """
+import importlib.util, pathlib, time
+
+planned = pathlib.Path("planned")
+while importlib.util.find_spec("board_driver") is None and not planned.exists():
+    time.sleep(0.01)  # Another worker is to be the first.
+"""
+NEEDY_AND_SIGNAL = NEEDY.replace("def test_plain():\n    pass", "def test_plain():\n    open('planned', 'w').close()")
+
+
+def _plain_and_board(fleet):
+    """One worker has the board, the other one (and the client) can import the driver. Returns where that is."""
+    site = fleet.directory / "site"
+    site.mkdir()
+    (site / "board_driver.py").write_text("")
+    fleet.worker("plain", python_path=site)
+    fleet.worker("board", "--label", "board=rev3")
+    return site
+
+
+def test_a_suite_that_the_only_worker_that_fits_cannot_import_ends_with_its_reason(fleet):
+    (fleet.suite / "conftest.py").write_text(f"{ONLY_WITH_DRIVER}\nimport board_driver\n")
+    (fleet.suite / "test_it.py").write_text(NEEDY_AND_SIGNAL)
+    site = _plain_and_board(fleet)
+    status, output, _ = fleet.run("--fleet-wait-for-workers", "0", python_path=site)
+    assert status == ExitStatus.TESTS_FAILED, output
+    reason = "worker board: ModuleNotFoundError: No module named 'board_driver'"
+    assert f"not run: no worker with board=rev3 can execute the suite ({reason})" in output
+    assert "1 passed, 1 error" in output
+
+
+def test_a_test_that_the_only_worker_that_fits_cannot_import_waits_for_another_one(fleet):
+    (fleet.suite / "conftest.py").write_text(ONLY_WITH_DRIVER)
+    (fleet.suite / "test_it.py").write_text(f"import board_driver\n{NEEDY_AND_SIGNAL}")
+    site = _plain_and_board(fleet)
+    client = fleet.client("--fleet-wait-for-workers", "forever", python_path=site)
+    lines = iter(client.stdout.readline, "")
+    because = "that can execute the suite (worker board: 1 error during collection)"
+    assert any(f"1 test waits for a worker with board=rev3 {because}" in line for line in lines)
+    fleet.worker("equipped", "--label", "board=rev3", python_path=site)
+    rest = "".join(lines)
+    assert "the wait for a worker with board=rev3 is over" in rest
+    assert "2 passed" in rest
+    assert client.wait() == ExitStatus.OK

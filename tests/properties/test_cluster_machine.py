@@ -124,11 +124,15 @@ class ClusterMachine(RuleBasedStateMachine):
     # Runs --------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.planned) + len(self.unplanned) < 3)
-    @rule(owner=st.sampled_from(["ann", "bob"]), priority=st.integers(0, 1))
-    def submit(self, owner, priority):
+    @rule(
+        owner=st.sampled_from(["ann", "bob"]),
+        priority=st.integers(0, 1),
+        wait_s=st.sampled_from([None, None, 0.0, 4.0]),
+    )
+    def submit(self, owner, priority, wait_s):
         name = f"run{len(self.planned) + len(self.unplanned)}"
         self.unplanned.append(name)
-        self.apply(events.RunSubmitted(RunId(name), owner=owner, priority=priority))
+        self.apply(events.RunSubmitted(RunId(name), owner=owner, priority=priority, wait_for_workers_s=wait_s))
 
     @precondition(lambda self: self.unplanned)
     @rule(tasks=plans())

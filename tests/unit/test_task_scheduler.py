@@ -740,7 +740,8 @@ def test_why_unavailable(cluster):
     cluster.ready("w1")
     cluster.apply(events.SuiteUnavailable(WorkerId("w0"), RUN, "", "no interpreter"))
     cluster.apply(events.SuiteUnavailable(WorkerId("w2"), RUN, "", "no such directory"))
-    assert cluster.why("a") == "no worker that fits can execute its suite: no such directory", "not that of any other"
+    reason = "no worker with gpus 1 can execute the suite (worker w2: no such directory)"
+    assert cluster.why("a") == reason, "not that of any other"
 
 
 # Classes -----------------------------------------------------------------------------------------------------------

@@ -116,6 +116,8 @@ class Cluster:
         """Number of workers by capability kind, also of those that may still come back."""
         self.fleet_changes = 0
         """Counts workers that came and went."""
+        self.to_review: dict[Run, None] = {}
+        """Runs of which known workers may not be able to do all any more, or can do more than before."""
         self.slot_count = 0
         """Of all workers together."""
         self.leases: dict[LeaseId, LiveLease] = {}

@@ -106,7 +106,7 @@ class ClusterState:
         self._handlers[type(event)](event)
         self._run_deadlines()
         self._closed_fleet.after(event)
-        self._missing_workers.after(event)
+        self._missing_workers.after_event()
         self._assign()
         if self._rebalancing.after_event():
             self._assign()

@@ -70,6 +70,10 @@ class Suite:
     """Unfinished tasks that some worker did not collect."""
     workers: dict[WorkerId, SuiteReadiness] = field(default_factory=dict)
     """Of every worker that is to prepare it and has not gone."""
+    unable: dict[int, int] = field(default_factory=dict)
+    """Number of those that said that they cannot execute it, by capability kind."""
+    classes: list[TaskClass] = field(default_factory=list)
+    """Of its tasks, those with nothing to avoid."""
     former: dict[tuple[WorkerId, str], SuiteReadiness] = field(default_factory=dict)
     """Of sessions that were lost: one that comes back is as ready as it was."""
     ready_slots: dict[int, int] = field(default_factory=dict)
@@ -85,6 +89,17 @@ class Suite:
     def is_settled(self) -> bool:
         return self.is_planned or self.is_refused
 
+    def answered(self, worker: Worker, readiness: SuiteReadiness, state: Readiness) -> bool:
+        """What the worker says of it now; True if that changes whether it can execute it."""
+        was_able, is_able = readiness.state is not Readiness.UNAVAILABLE, state is not Readiness.UNAVAILABLE
+        readiness.state = state
+        if was_able != is_able:
+            self.count_unable(worker.capability_kind, -1 if is_able else 1)
+        return was_able != is_able
+
+    def count_unable(self, capability_kind: int, change: int) -> None:
+        self.unable[capability_kind] = self.unable.get(capability_kind, 0) + change
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Cancellation:
@@ -92,15 +107,6 @@ class Cancellation:
     is_quiet: bool
     kill_reason: str = ""
     """Set once running tests have been told to end."""
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class MissingWorker:
-    """Requirements that no known worker meets, while a run waits for one that does."""
-
-    is_given_up: bool = False
-    reason: str = ""
-    """Why what needed it was not run."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -125,21 +131,23 @@ class Run:
     leases: dict[LeaseId, LiveLease] = field(default_factory=dict)
     """Its live leases."""
     classes: dict[object, TaskClass] = field(default_factory=dict)
-    kinds: dict[Requirements, RequirementKind] = field(default_factory=dict)
-    """Of its classes."""
+    unserved: dict[TaskClass, None] = field(default_factory=dict)
+    """Those with nothing to avoid that no known worker can run."""
     prepared: dict[WorkerId, None] = field(default_factory=dict)
     """Workers that were told of it."""
     is_finished: bool = False
     wait_for_workers_s: float | None = None
     """How long work that no known worker can do waits for one; None: for ever."""
-    missing: dict[Requirements, MissingWorker] = field(default_factory=dict)
+    missing: dict[tuple[str, Requirements] | None, None] = field(default_factory=dict)
+    """The suites and requirements that wait for such a worker; None: everything waits for any worker at all."""
 
     def dissolve(self) -> None:
         """Nobody asks for it any more: its records let go of each other, so that they are freed without a collector."""
         for suite in self.suites.values():
             suite.tasks.clear()
             suite.lacked.clear()
-        for records in (self.suites, self.tasks, self.classes, self.dependants):
+            suite.classes.clear()
+        for records in (self.suites, self.tasks, self.classes, self.unserved, self.dependants):
             records.clear()
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,16 @@ from fleetest.core.conditions import format_condition
 from fleetest.core.entities import LiveLease, Readiness, Run, Task, Worker
 from fleetest.core.lifecycle import TaskState, WorkerState
 from fleetest.core.matching import describe, describe_amount, distance, holds, matches, unmet
-from fleetest.core.model import Requirements, RunId, TaskId
+from fleetest.core.model import Requirements, RunId, TaskId, WorkerId
 from fleetest.core.task_handling import retry_key
 
 if TYPE_CHECKING:
     from fleetest.core.cluster import Cluster
+
+_NAMED_MAX = 3
+"""Of many workers with something to say."""
+_REASON_MAX = 200
+"""Characters of what one of them says."""
 
 
 def explain(cluster: Cluster, run_id: RunId, task_id: TaskId) -> str:
@@ -87,22 +93,20 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
     fitting = [worker for worker in workers if cluster.placement.fits(kind, worker.capability_kind)]
     if not fitting:
         return _why_nobody(cluster, task)
-    collected = [worker for worker in fitting if worker.worker_id not in task.lacking]
-    if not collected:
-        return f"every worker that has {describe(task.requirements)} lacks this test in its collection"
     states = task.suite.workers
-    ready = [worker for worker in collected if task.suite in worker.ready_suites]
-    if not ready:
+    ready = [worker for worker in fitting if worker.worker_id not in task.lacking and task.suite in worker.ready_suites]
+    if len(ready) < task.requirements.workers:
         preparing = [
             worker.worker_id
-            for worker in collected
+            for worker in fitting
             if worker.worker_id in states and states[worker.worker_id].state is Readiness.PREPARING
         ]
         if preparing:
             return f"worker {preparing[0]} is still collecting its suite"
-        told = (states[worker.worker_id].reason for worker in collected if worker.worker_id in states)
-        reason = next((reason for reason in told if reason), "not prepared")
-        return f"no worker that fits can execute its suite: {reason}"
+        if _who_cannot(cluster, [task]):
+            return no_worker(cluster, [task])
+    if not ready:
+        return f"worker {fitting[0].worker_id} has not prepared its suite{_state_note(fitting[0])}"
     accepting = [worker for worker in ready if worker.accepts]
     if not accepting:
         return "no worker that fits takes new work: " + ", ".join(
@@ -154,34 +158,85 @@ def _why_no_slot(run: Run, accepting: list[Worker]) -> str:
     return "all workers that could run it are busy"
 
 
-def missing_worker(cluster: Cluster, requirements: Requirements, *, with_reason: bool = True) -> str:
-    """The worker that nobody is, for "waits for ...": ``a worker with cuda>=12: nobody has it (closest: ...)``."""
-    workers = list(cluster.workers.values())
-    if requirements.workers > 1:
-        what = f"{requirements.workers} workers at once{_with(_without_number(requirements))}"
-        return f"{what}: {_how_many(cluster, requirements, workers)}" if with_reason and workers else what
-    if not with_reason:
-        return "a worker" + _with(_without_number(requirements))
-    if not workers:
+def wanted_worker(requirements: Requirements) -> str:
+    """What is waited for: ``a worker with cuda>=12``, ``2 workers at once``."""
+    size = requirements.workers
+    return ("a worker" if size == 1 else f"{size} workers at once") + _with(_without_number(requirements))
+
+
+def missing_worker(cluster: Cluster, tasks: Sequence[Task]) -> str:
+    """The worker that nobody is for these tasks of one suite and requirements (or none), with the reason.
+
+    For "waits for ...": ``a worker with cuda>=12: nobody has it (closest: ...)``.
+    """
+    if not cluster.workers:
         return "a worker: none has joined"
+    requirements = tasks[0].requirements
+    unable = _who_cannot(cluster, tasks)
+    what = wanted_worker(requirements)
+    if unable:
+        what += f" that can execute {_its_suite(tasks[0])}"
+    if requirements.workers > 1:
+        return f"{what}: {_how_many(cluster, requirements, unable)}"
+    if unable:
+        return f"{what} ({_few(unable)})"
+    workers = list(cluster.workers.values())
     lacking = _with(_lacking_everywhere(requirements, workers))
     return f"a worker{lacking}: nobody has it{_closest(requirements, workers)}"
 
 
-def no_worker(cluster: Cluster, requirements: Requirements) -> str:
+def no_worker(cluster: Cluster, tasks: Sequence[Task]) -> str:
     """Why what nobody can run ends: ``no worker with cuda>=12 (closest: ...)``."""
-    workers = list(cluster.workers.values())
-    if not workers:
+    if not cluster.workers:
         return "no worker has joined"
+    requirements = tasks[0].requirements
     if requirements.workers > 1:
-        return f"needs {missing_worker(cluster, requirements)}"
+        return f"needs {missing_worker(cluster, tasks)}"
+    unable = _who_cannot(cluster, tasks)
+    if unable:
+        what = _with(_without_number(requirements))
+        return f"no worker{what} can execute {_its_suite(tasks[0])} ({_few(unable)})"
+    workers = list(cluster.workers.values())
     return f"no worker{_with(_lacking_everywhere(requirements, workers))}{_closest(requirements, workers)}"
 
 
-def _how_many(cluster: Cluster, requirements: Requirements, workers: list[Worker]) -> str:
+def _its_suite(task: Task) -> str:
+    return f"suite {task.suite.name!r}" if task.suite.name else "the suite"
+
+
+def _who_cannot(cluster: Cluster, tasks: Sequence[Task]) -> list[str]:
+    """Workers that have what the tasks need but cannot execute them, each with the reason in its own words."""
+    task, kind = tasks[0], tasks[0].task_class.kind
+    lacking = frozenset().union(*(other.lacking for other in tasks))
+    found = []
+    for worker_id, readiness in task.suite.workers.items():
+        if cluster.placement.fits(kind, cluster.workers[worker_id].capability_kind):
+            if readiness.state is Readiness.UNAVAILABLE:
+                found.append(_own_words(worker_id, readiness.reason))
+            elif worker_id in lacking:
+                found.append(f"worker {worker_id} did not collect {'it' if len(tasks) == 1 else 'them'}")
+    return found
+
+
+def _own_words(worker_id: WorkerId, reason: str) -> str:
+    # Of a traceback of pytest the error itself.
+    errors = [line[2:] for line in reason.splitlines() if line.startswith("E  ")]
+    text = " ".join((errors[-1] if errors else reason).split())
+    text = text if len(text) <= _REASON_MAX else f"{text[:_REASON_MAX]}..."
+    return text if text.startswith(f"worker {worker_id} ") else f"worker {worker_id}: {text}"
+
+
+def _few(texts: Sequence[str]) -> str:
+    more = len(texts) - _NAMED_MAX
+    return "; ".join([*texts[:_NAMED_MAX], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _how_many(cluster: Cluster, requirements: Requirements, unable: Sequence[str]) -> str:
     kind = cluster.placement.requirement_kind(requirements)
-    count = sum(cluster.placement.fits(kind, worker.capability_kind) for worker in workers)
-    return f"there {'is' if count == 1 else 'are'} {count}" + ("" if count else _closest(requirements, workers))
+    workers = list(cluster.workers.values())
+    count = sum(cluster.placement.fits(kind, worker.capability_kind) for worker in workers) - len(unable)
+    why = f" ({_few(unable)})" if unable else "" if count else _closest(requirements, workers)
+    return f"there {'is' if count == 1 else 'are'} {count}{why}"
 
 
 def _with(what: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fleetest.core.cluster import Cluster
 from fleetest.core.cluster_state import ClusterState
-from fleetest.core.entities import LiveLease, Run, Slot, Task, Worker
+from fleetest.core.entities import LiveLease, Readiness, Run, Slot, Task, Worker
 from fleetest.core.hedging import may_be_hedged
 from fleetest.core.lifecycle import Story, TaskState
 from fleetest.core.standing import standing
@@ -202,3 +202,9 @@ def _check_counts(cluster: Cluster) -> None:
                     counted[kind] = counted.get(kind, 0) + len(worker.slots)
             given = {kind: slots for kind, slots in suite.ready_slots.items() if slots}
             _demand(given == {kind: slots for kind, slots in counted.items() if slots}, f"{run}: ready slots")
+            unable: dict[int, int] = {}
+            for worker_id, readiness in suite.workers.items():
+                if readiness.state is Readiness.UNAVAILABLE:
+                    kind = cluster.workers[worker_id].capability_kind
+                    unable[kind] = unable.get(kind, 0) + 1
+            _demand({kind: count for kind, count in suite.unable.items() if count} == unable, f"{run}: who is unable")

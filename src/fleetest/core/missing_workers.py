@@ -1,23 +1,28 @@
 """Work that no known worker can do: said once, waited for as long as the run wants, then ended with the reason.
 
-Known are the workers that are there or may still come back, and those that the operator announced. What is being waited
-for is known by distinct requirements, never by task; it is looked at when the fleet changes and when a plan arrives.
+Known are the workers that are there or may still come back, and those that the operator announced. Each is taken to
+be able to execute a suite until it has said that it is not. What is waited for is known by suite and distinct
+requirements, never by task; it is looked at when the fleet, or what a worker can execute, changes, and when tasks are
+queued for which there was nobody.
 """
 
 from __future__ import annotations
 
-from fleetest.core import events
+from collections.abc import Sequence
+from typing import TypeAlias
+
 from fleetest.core.cluster import MISSING_WORKER_DEADLINE, Cluster
 from fleetest.core.commands import PublishNotice
-from fleetest.core.entities import MissingWorker, RequirementKind, Run, Task
-from fleetest.core.explain import missing_worker, no_worker
+from fleetest.core.entities import Readiness, Run, Task, TaskClass
+from fleetest.core.explain import missing_worker, no_worker, wanted_worker
 from fleetest.core.lifecycle import TaskState
 from fleetest.core.matching import matches
-from fleetest.core.model import NO_REQUIREMENTS, Requirements, RunId, Verdict
+from fleetest.core.model import NO_REQUIREMENTS, Requirements, RunId, Verdict, WorkerId
 from fleetest.core.task_handling import TaskHandling
 
 _WAITING = (TaskState.PENDING, TaskState.QUEUED)
-_MAY_QUEUE_AGAIN = (events.AttemptsFinished, events.LeasesReturned, events.InfrastructureFailed, events.DeadlineReached)
+Wanted: TypeAlias = "tuple[str, Requirements] | None"
+"""Suite and requirements; None: any worker at all, for the whole run."""
 
 
 class MissingWorkers:
@@ -27,115 +32,119 @@ class MissingWorkers:
         self._cluster = cluster
         self._tasks = tasks
         self._seen_changes = 0
-        self._given_up: dict[RunId, None] = {}
-        """Runs that have waited long enough for some worker: what is queued again for it ends too."""
 
-    def after(self, event: events.Event) -> None:
+    def after_event(self) -> None:
         cluster = self._cluster
+        changed, cluster.to_review = cluster.to_review, {}
         if not cluster.limits.workers_may_join:
             return
         if cluster.fleet_changes != self._seen_changes:
             self._seen_changes = cluster.fleet_changes
-            for run in list(cluster.runs.values()):
+            changed = dict.fromkeys(cluster.runs.values())
+        for run in changed:
+            if not run.is_finished and run.cancellation is None:
                 self._review(run)
-        elif isinstance(event, events.RunSubmitted | events.SuitePlanned) and event.run_id in cluster.runs:
-            self._review(cluster.runs[event.run_id])
-        elif self._given_up and isinstance(event, _MAY_QUEUE_AGAIN):
-            for run_id in list(self._given_up):
-                self._end_all_given_up(run_id)
 
-    def due(self, run_id: RunId, requirements: Requirements) -> None:
+    def due(self, run_id: RunId, wanted: Wanted) -> None:
         """The run has waited as long as it wanted."""
         run = self._cluster.runs.get(run_id)
-        if run is not None and requirements in run.missing:
-            self._give_up(run, requirements)
+        if run is None or run.cancellation is not None:
+            return
+        # The same event may have brought a worker.
+        self._review(run)
+        if wanted in run.missing:
+            del run.missing[wanted]
+            tasks = self._all_waiting(run) if wanted is None else self._unserved(run).get(wanted, ())
+            if tasks or wanted is None:
+                self._end(run, wanted, tasks)
 
     def _review(self, run: Run) -> None:
-        if run.cancellation is not None:
-            return
-        kinds = dict(run.kinds)
-        if not all(suite.is_settled for suite in run.suites.values()):
-            kinds.setdefault(NO_REQUIREMENTS, self._cluster.placement.requirement_kind(NO_REQUIREMENTS))
-        nobody = not self._cluster.known_kinds and not self._cluster.limits.announced
-        if nobody:
+        cluster = self._cluster
+        if not cluster.known_kinds and not cluster.limits.announced:
             # One word about the whole run; the rest is said when there is somebody who lacks something.
-            kinds = {NO_REQUIREMENTS: self._cluster.placement.requirement_kind(NO_REQUIREMENTS)}
-        for requirements in [*run.missing, *(other for other in kinds if other not in run.missing)]:
-            if run.is_finished:
-                return
-            kind = kinds.get(requirements) or self._cluster.placement.requirement_kind(requirements)
-            if self._is_known(kind):
-                self._found(run, requirements)
-            elif requirements not in run.missing:
-                self._miss(run, requirements)
-        self._end_all_given_up(run.run_id)
+            if None not in run.missing:
+                self._miss(run, None, self._all_waiting(run))
+            return
+        run.unserved = {
+            task_class: None
+            for suite in run.suites.values()
+            for task_class in suite.classes
+            if not self._is_served(task_class)
+        }
+        tasks = self._unserved(run)
+        for wanted in [wanted for wanted in run.missing if wanted not in tasks]:
+            self._found(run, wanted)
+        for wanted in [wanted for wanted in tasks if wanted not in run.missing]:
+            self._miss(run, wanted, tasks[wanted])
 
-    def _is_known(self, kind: RequirementKind) -> bool:
-        placement, requirements = self._cluster.placement, kind.requirements
-        count = sum(matches(requirements, announced) for announced in self._cluster.limits.announced)
+    def _is_served(self, task_class: TaskClass) -> bool:
+        """True if as many workers as its tasks need are known that can run them."""
+        placement, suite, kind = self._cluster.placement, task_class.suite, task_class.kind
+        needed = kind.requirements.workers
+        count = sum(matches(kind.requirements, announced) for announced in self._cluster.limits.announced)
+        count -= len(self._lacking(task_class))
         for capability_kind, workers in self._cluster.known_kinds.items():
-            if count >= requirements.workers:
-                return True
-            count += workers if placement.fits(kind, capability_kind) else 0
-        return count >= requirements.workers
+            if placement.fits(kind, capability_kind):
+                count += workers - suite.unable.get(capability_kind, 0)
+                if count >= needed:
+                    return True
+        return count >= needed
 
-    def _waiting(self, run: Run, requirements: Requirements) -> list[Task]:
-        """Its tasks with these requirements; all of them while nobody is there at all."""
-        is_any = requirements == NO_REQUIREMENTS
+    def _lacking(self, task_class: TaskClass) -> list[WorkerId]:
+        """Workers that fit and can execute the suite, but did not collect these tasks."""
+        cluster, known = self._cluster, task_class.suite.workers
         return [
-            task
-            for task in run.tasks.values()
-            if task.state in _WAITING and (is_any or task.requirements == requirements)
+            worker_id
+            for worker_id in task_class.lacking
+            if worker_id in known
+            and known[worker_id].state is not Readiness.UNAVAILABLE
+            and cluster.placement.fits(task_class.kind, cluster.workers[worker_id].capability_kind)
         ]
 
-    def _miss(self, run: Run, requirements: Requirements) -> None:
-        cluster = self._cluster
-        tasks = self._waiting(run, requirements)
-        collects = requirements == NO_REQUIREMENTS and not all(suite.is_settled for suite in run.suites.values())
+    def _all_waiting(self, run: Run) -> Sequence[Task]:
+        return [task for task in run.tasks.values() if task.state in _WAITING]
+
+    def _unserved(self, run: Run) -> dict[Wanted, list[Task]]:
+        """Waiting tasks that no known worker can run, by what they want."""
+        found: dict[Wanted, list[Task]] = {}
+        for task in self._all_waiting(run) if run.unserved else ():
+            if task.task_class.base in run.unserved:
+                found.setdefault((task.suite.name, task.requirements), []).append(task)
+        return found
+
+    def _miss(self, run: Run, wanted: Wanted, tasks: Sequence[Task]) -> None:
+        cluster, wait_s = self._cluster, run.wait_for_workers_s
+        collects = wanted is None and not all(suite.is_settled for suite in run.suites.values())
         if not tasks and not collects:
             return
-        wait_s = run.wait_for_workers_s
-        run.missing[requirements] = MissingWorker()
         if wait_s == 0:
-            self._give_up(run, requirements)
+            self._end(run, wanted, tasks)
             return
+        run.missing[wanted] = None
         if wait_s is not None:
-            cluster.deadlines.set((MISSING_WORKER_DEADLINE, run.run_id, requirements), cluster.now + wait_s)
+            cluster.deadlines.set((MISSING_WORKER_DEADLINE, run.run_id, wanted), cluster.now + wait_s)
         who = "the run waits" if collects else "1 test waits" if len(tasks) == 1 else f"{len(tasks)} tests wait"
         end = "" if wait_s is None else f"; without one, not run after {wait_s:g} s"
-        text = f"{who} for {missing_worker(cluster, requirements)}{end}"
+        text = f"{who} for {missing_worker(cluster, tasks)}{end}"
         cluster.outbox.add(PublishNotice(run.run_id, text))
 
-    def _found(self, run: Run, requirements: Requirements) -> None:
-        missing = run.missing.pop(requirements, None)
-        if missing is None:
-            return
-        self._cluster.deadlines.cancel((MISSING_WORKER_DEADLINE, run.run_id, requirements))
-        if not missing.is_given_up:
-            what = missing_worker(self._cluster, requirements, with_reason=False)
+    def _found(self, run: Run, wanted: Wanted) -> None:
+        """There is a worker again, or nothing waits for one any more."""
+        del run.missing[wanted]
+        self._cluster.deadlines.cancel((MISSING_WORKER_DEADLINE, run.run_id, wanted))
+        if not any((task_class.suite.name, task_class.requirements) == wanted for task_class in run.unserved):
+            what = wanted_worker(NO_REQUIREMENTS if wanted is None else wanted[1])
             self._cluster.outbox.add(PublishNotice(run.run_id, f"the wait for {what} is over"))
 
-    def _give_up(self, run: Run, requirements: Requirements) -> None:
-        missing = run.missing[requirements]
-        missing.is_given_up = True
-        missing.reason = no_worker(self._cluster, requirements)
+    def _end(self, run: Run, wanted: Wanted, tasks: Sequence[Task]) -> None:
+        reason = no_worker(self._cluster, tasks)
         if run.wait_for_workers_s:
-            missing.reason += f", after {run.wait_for_workers_s:g} s of waiting"
-        self._given_up[run.run_id] = None
-        self._end_all_given_up(run.run_id)
-
-    def _end_all_given_up(self, run_id: RunId) -> None:
-        run = self._cluster.runs.get(run_id)
-        given_up = [] if run is None else [item for item in run.missing.items() if item[1].is_given_up]
-        if run is None or not given_up:
-            self._given_up.pop(run_id, None)
-            return
-        for requirements, missing in given_up:
-            for task in self._waiting(run, requirements):
-                # Ending one may have ended others that depended on it.
-                if task.state in _WAITING:
-                    self._tasks.finish_unexecuted(task, Verdict.NOT_RUN, missing.reason)
-            if requirements == NO_REQUIREMENTS:
-                for suite in run.suites.values():
-                    if not suite.is_settled:
-                        self._tasks.refuse(suite, missing.reason)
+            reason += f", after {run.wait_for_workers_s:g} s of waiting"
+        for task in tasks:
+            # Ending one may have ended others that depended on it.
+            if task.state in _WAITING:
+                self._tasks.finish_unexecuted(task, Verdict.NOT_RUN, reason)
+        if wanted is None:
+            for suite in run.suites.values():
+                if not suite.is_settled:
+                    self._tasks.refuse(suite, reason)

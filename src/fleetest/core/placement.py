@@ -54,9 +54,10 @@ class Placement:
         run = suite.run
         found = run.classes.get(key)
         if found is None:
-            kind = run.kinds[requirements] = self.requirement_kind(requirements)
             base = self.task_class(suite, requirements, lacking) if avoid else None
-            found = run.classes[key] = TaskClass(suite, kind, lacking, avoid, base)
+            found = run.classes[key] = TaskClass(suite, self.requirement_kind(requirements), lacking, avoid, base)
+            if base is None:
+                suite.classes.append(found)
         return found
 
     def class_of(self, task: Task) -> TaskClass:

@@ -40,6 +40,7 @@ class RunHandling:
         for name in event.suites:
             run.suites[name] = Suite(run, name)
         cluster.runs[run.run_id] = run
+        cluster.to_review[run] = None
         cluster.scheduling.add_run(run)
         for worker in cluster.workers.values():
             self.prepare(run, worker)
@@ -63,6 +64,8 @@ class RunHandling:
 
     def _expect(self, suite: Suite, worker: Worker, readiness: SuiteReadiness) -> None:
         suite.workers[worker.worker_id] = readiness
+        if readiness.state is Readiness.UNAVAILABLE:
+            suite.count_unable(worker.capability_kind, 1)
         if readiness.state is Readiness.READY:
             tasks = suite.run.tasks
             lacked = [tasks[task_id] for task_id in readiness.missing if task_id in tasks]
@@ -79,6 +82,7 @@ class RunHandling:
         tasks = self._make_tasks(suite, event.tasks)
         suite.is_planned = True
         suite.tasks = tasks
+        self._cluster.to_review[suite.run] = None
         self._file_missing(suite)
         self._admit(suite.run, tasks)
         self._tasks.settled(suite.run)
@@ -243,8 +247,8 @@ class RunHandling:
             self._attempts.close_record(cluster.voided.pop(lease_id))
         for kind in ("cancel", "killed"):
             cluster.deadlines.cancel((kind, run.run_id))
-        for requirements in run.missing:
-            cluster.deadlines.cancel((MISSING_WORKER_DEADLINE, run.run_id, requirements))
+        for missing in run.missing:
+            cluster.deadlines.cancel((MISSING_WORKER_DEADLINE, run.run_id, missing))
         cluster.outbox.add_last(RunFinished(run.run_id, dict(run.counts)))
         suites = set(run.suites.values())
         for worker_id in run.prepared:

@@ -45,9 +45,11 @@ class TaskHandling:
             if task.lacking or task.avoid or task.task_class.lacking or task.task_class.avoid:
                 task.task_class = cluster.placement.class_of(task)
             queued.setdefault(task.suite.run, []).append(task)
-        for ready in queued.values():
+        for run, ready in queued.items():
             change_tasks(ready, TaskState.QUEUED, cluster.now, detail)
             cluster.enqueue(ready)
+            if run.unserved and any(task.task_class.base in run.unserved for task in ready):
+                cluster.to_review[run] = None
 
     def retry(self, task: Task, detail: str) -> None:
         """Queue a task that failed, at once or when its backoff is over."""
@@ -150,6 +152,7 @@ class TaskHandling:
                 moved.append(task)
             else:
                 task.task_class = cluster.placement.class_of(task)
+            cluster.to_review[task.suite.run] = None
         cluster.dequeue(moved)
         for task in moved:
             task.task_class = cluster.placement.class_of(task)

@@ -111,7 +111,9 @@ class WorkerHandling:
         worker, suite, readiness = found
         tasks = suite.run.tasks
         before = readiness.missing
-        readiness.state, readiness.missing = Readiness.READY, frozenset(event.missing)
+        readiness.missing = frozenset(event.missing)
+        if suite.answered(worker, readiness, Readiness.READY):
+            self._cluster.to_review[suite.run] = None
         back = [tasks[task_id] for task_id in before - readiness.missing if task_id in tasks]
         lacked = [tasks[task_id] for task_id in readiness.missing if task_id in tasks]
         self._tasks.set_lacking(back, worker.worker_id, lacks=False)
@@ -126,7 +128,9 @@ class WorkerHandling:
         if found is None:
             return
         worker, suite, readiness = found
-        readiness.state, readiness.reason = Readiness.UNAVAILABLE, event.reason
+        readiness.reason = event.reason
+        if suite.answered(worker, readiness, Readiness.UNAVAILABLE):
+            self._cluster.to_review[suite.run] = None
         worker.ready_suites.discard(suite)
         self._cluster.scheduling.forget_slots(worker.slots)
         self._cluster.placement.recount(worker)
@@ -255,6 +259,8 @@ class WorkerHandling:
         suites = [suite for run in cluster.runs.values() for suite in run.suites.values()]
         for suite in suites:
             readiness = suite.workers.pop(worker_id, None)
+            if readiness is not None and readiness.state is Readiness.UNAVAILABLE:
+                suite.count_unable(worker.capability_kind, -1)
             if readiness is not None and state is WorkerState.LOST:
                 suite.former[worker_id, worker.session] = readiness
             if readiness is not None and readiness.missing:

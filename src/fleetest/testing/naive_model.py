@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fleetest.core import commands
-from fleetest.core.cluster import Cluster
+from fleetest.core.cluster import MISSING_WORKER_DEADLINE, Cluster
 from fleetest.core.entities import LiveLease, Readiness, Slot, Task, Worker
 from fleetest.core.explain import explain
 from fleetest.core.lifecycle import TaskState, WorkerState
@@ -36,6 +36,7 @@ def check_schedule(cluster: Cluster, emitted: Iterable[commands.Command]) -> Non
     _check_shared(cluster)
     _check_work_conserving(cluster, queued)
     _check_priorities(cluster, granted, queued)
+    _check_nobody_is_forgotten(cluster, queued)
 
 
 # Legality -----------------------------------------------------------------------------------------------------------
@@ -185,3 +186,37 @@ def _overtaken(live: LiveLease, queued: list[Task]) -> Iterator[Task]:
     for task in queued:
         if task.priority > live.task.priority and not task.requirements.reserves:
             yield task
+
+
+# What nobody can run --------------------------------------------------------------------------------------------------
+
+
+def _check_nobody_is_forgotten(cluster: Cluster, queued: list[Task]) -> None:
+    """What nobody who is known can run is waited for until a deadline, if its run does not wait for ever."""
+    if not cluster.limits.workers_may_join:
+        return
+    for task_class, task in {task.task_class.base: task for task in queued}.items():
+        run = task.run
+        if run.wait_for_workers_s is None or len(_able(cluster, task)) >= task_class.requirements.workers:
+            continue
+        wanted = (task.suite.name, task.requirements)
+        is_waited_for = any(
+            key in run.missing and cluster.deadlines.due((MISSING_WORKER_DEADLINE, run.run_id, key)) is not None
+            for key in (wanted, None)
+        )
+        assert is_waited_for, f"{task} is queued and nobody can run it; it says: {explain_task(cluster, task)}"
+
+
+def _able(cluster: Cluster, task: Task) -> list[object]:
+    """Who is known or announced, has what the task needs, and has not said that it cannot execute it."""
+    announced: list[object] = [have for have in cluster.limits.announced if matches(task.requirements, have)]
+    states = task.suite.workers
+    return announced + [
+        worker
+        for worker_id, worker in cluster.workers.items()
+        if matches(task.requirements, worker.capabilities)
+        and (
+            worker_id not in states
+            or (states[worker_id].state is not Readiness.UNAVAILABLE and task.task_id not in states[worker_id].missing)
+        )
+    ]

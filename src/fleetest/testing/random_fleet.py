@@ -190,16 +190,20 @@ def _plan_run(rnd: random.Random, fleet: RandomFleet, number: int, gangs: float)
         cluster.behaviours[task.task_id] = Behaviour(duration_s, verdict, kills_worker=rnd.random() < killers)
         fleet.work_s += duration_s * (task.retries + 1 + cluster.limits.attempts_lost_max)
     run_id = RunId(f"run{number}")
-    for index in range(1, 5):
+    wait_s = rnd.choice([None, None, 0.0, 3.0])
+    # What waits for ever needs a worker that can do it: the first one can do everything, and all can do gangs.
+    is_patient = wait_s is None
+    for index in range(is_patient, 5):
         name = WorkerId(f"w{index}")
         if rnd.random() < 0.2:
-            # A gang that too few workers have collected would wait for ever.
-            singles = [task.task_id for task in tasks if task.requirements.workers == 1]
-            lacked = frozenset(task_id for task_id in singles if rnd.random() < 0.2)
+            eligible = [task.task_id for task in tasks if task.requirements.workers == 1 or not is_patient]
+            lacked = frozenset(task_id for task_id in eligible if rnd.random() < 0.2)
             cluster.missing[name] = cluster.missing.get(name, frozenset()) | lacked
-        if rnd.random() < 0.1 and not gangs:
+        if rnd.random() < 0.1 and not (gangs and is_patient):
             cluster.unavailable[name] = cluster.unavailable.get(name, frozenset()) | {run_id}
-    event = events.RunSubmitted(run_id, owner=rnd.choice(["ann", "bob"]), priority=rnd.choice([0, 0, 1]))
+    event = events.RunSubmitted(
+        run_id, owner=rnd.choice(["ann", "bob"]), priority=rnd.choice([0, 0, 1]), wait_for_workers_s=wait_s
+    )
     at = 0.0 if number == 0 else rnd.uniform(0.0, 5.0)
     cluster.clock.call_at(at, _submit, fleet, event, tasks)
     if rnd.random() < 0.25:
