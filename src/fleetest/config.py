@@ -63,6 +63,8 @@ class CoordinatorSettings:
     """How long a worker whose connection broke may take to come back and go on with its running tests."""
     heartbeat_interval_s: float = 5.0
     """Workers beat so often; one is suspect after three intervals of silence and lost after six."""
+    min_free: str | None = None
+    """Below so much free space of the data directory's disk no new runs are taken; None: 1 GiB and 5 %."""
     alert_webhook: tuple[str, ...] = ()
     """URLs to which alerts are posted."""
     alert_secret_file: Path | None = None

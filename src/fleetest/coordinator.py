@@ -20,7 +20,7 @@ import msgspec
 from fleetest.core import commands, events
 from fleetest.core.cluster_state import STALL_S
 from fleetest.core.model import Capabilities, RunId, WorkerId
-from fleetest.errors import LinkClosed, RemoteProtocolError
+from fleetest.errors import LinkClosed, NotReady, RemoteProtocolError
 from fleetest.live_run import RUN_MESSAGES, ClientLink, ExpectedDurations, LiveRun
 from fleetest.processes.identity import wait_dead
 from fleetest.storage import records
@@ -77,6 +77,8 @@ class Coordinator:
         self.failed = asyncio.Event()
         """Set when the coordinator broke one of its own rules (see ``failure``): every link is closed then."""
         self.failure: Exception | None = None
+        self.takes_no_runs = ""
+        """Why it takes no new runs at the moment; empty if it does."""
         self.state = self._state = state
         self._history = history
         self._clock = clock
@@ -155,6 +157,8 @@ class Coordinator:
             said_goodbye = True
         except RemoteProtocolError as error:
             mistake = error
+        except NotReady as error:
+            link.send(wire.Refused(reason=str(error)))
         finally:
             self._links.discard(link)
             self._client_left(peer, said_goodbye)
@@ -202,7 +206,7 @@ class Coordinator:
         self._observers.append(observer)
 
     def submit(self, submission: wire.SubmitRun, *, submitter: str) -> None:
-        """Take in a run that no client follows: it goes on whoever leaves. Raises RemoteProtocolError."""
+        """Take in a run that no client follows: it goes on whoever leaves. Raises RemoteProtocolError, NotReady."""
         self._take_in(submission, None, submitter)
 
     def cancel(self, run_id: RunId, reason: str, *, kill: bool = False, quiet: bool = False) -> None:
@@ -407,6 +411,8 @@ class Coordinator:
 
     def _take_in(self, submission: wire.SubmitRun, peer: _ClientPeer | None, submitter: str) -> None:
         limits = self._state.cluster.limits
+        if self.takes_no_runs:
+            raise NotReady(f"no new runs are taken now: {self.takes_no_runs}")
         check_submission(submission, limits.tasks_per_run)
         run_id = submission.run_id
         if run_id in self._runs:
@@ -503,10 +509,11 @@ class Coordinator:
         run.finish(counts)
 
     def _raise_alert(self, command: commands.RaiseAlert) -> None:
-        _log.warning("alert %s: %s: %s: %s", command.alert_id, command.worker_id, command.cause, command.message)
+        who = command.worker_id or "coordinator"
+        _log.warning("alert %s: %s: %s: %s", command.alert_id, who, command.cause, command.message)
 
     def _clear_alert(self, command: commands.ClearAlert) -> None:
-        _log.warning("alert %s is over: %s: %s", command.alert_id, command.worker_id, command.cause)
+        _log.warning("alert %s is over: %s: %s", command.alert_id, command.worker_id or "coordinator", command.cause)
 
 
 async def _close(link: Link[Any, Any], mistake: RemoteProtocolError | None) -> None:

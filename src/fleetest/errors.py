@@ -25,6 +25,7 @@ class ExitStatus(IntEnum):
     HISTORY_UNUSABLE = 13  # history file locked, newer, foreign or corrupt
     INTERPRETER_UNUSABLE = 14  # the interpreter given with --python cannot run pytest
     WORKER_UNFIT = 15  # this machine cannot fork, has no disk, or does not see the suite
+    NOT_READY = 16  # the coordinator takes no new runs at the moment: its disk is nearly full
 
 
 class FleetestError(Exception):
@@ -40,6 +41,13 @@ class UserError(FleetestError):
     def __init__(self, message: str, exit_status: ExitStatus = ExitStatus.USAGE_ERROR) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+class NotReady(UserError):
+    """The coordinator takes no new runs at the moment; later it will."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitStatus.NOT_READY)
 
 
 class RemoteProtocolError(FleetestError):

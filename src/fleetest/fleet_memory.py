@@ -17,7 +17,7 @@ from fleetest.core.memory import ClusterMemory
 from fleetest.core.model import Instant
 
 LINGER_S = 1.0
-RETRY_MIN_S, RETRY_MAX_S = 1.0, 30.0
+RETRY_MIN_S, RETRY_MAX_S = 1.0, 10.0
 _log = logging.getLogger("fleetest.coordinator")
 
 

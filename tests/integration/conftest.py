@@ -51,15 +51,22 @@ class Fleet:
         if hedges_eagerly:
             self._install("eager_hedging_plugin", EAGER_PLUGIN)
         self._options = coordinator
-        self.start_coordinator()
+        try:
+            self.start_coordinator()
+        except BaseException:
+            self.close()
+            raise
 
     def start_coordinator(self, port: str = "0") -> None:
         """Again, if an earlier one has ended: then with its port and its data."""
         self.coordinator = self._start(
             "fleetest", "coordinator", "--port", port, "--reconnect-grace-s", "0.2", *self._options
         )
-        line = _line(self.coordinator)
-        assert line.startswith("listening on"), line
+        said = line = _line(self.coordinator)
+        while line and not line.startswith("listening on"):  # It may have something to say of itself before.
+            line = _line(self.coordinator)
+            said += line
+        assert line, said
         self.url = line.split()[2]
 
     def _install(self, name: str, text: str) -> None:

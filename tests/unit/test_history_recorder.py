@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from fleetest.core.model import AttemptResult, Capabilities, LeaseId, Verdict
 from fleetest.storage.history import HistoryRecorder
 from fleetest.storage.history_database import HistoryUnusable, open_history
-from fleetest.storage.history_ingest import ingest_orphans
+from fleetest.storage.history_ingest import ingest_orphans, ingest_spool
 from fleetest.storage.records import AttemptRecorded, Record, RunEnded, RunStarted, TasksPlanned, WorkerSeen
 from fleetest.storage.spool import SpoolWriter
 
@@ -316,14 +318,98 @@ def test_trouble_of_a_server_is_logged_when_it_begins_and_over_when_it_is(path: 
         assert recorder.flush(10.0)
     assert recorder.trouble == f"cannot write to {in_the_way}: File exists"
     assert [record.getMessage() for record in caplog.records] == [
-        f"history: {recorder.trouble}: what runs now is not recorded until this is mended"
+        f"history: {recorder.trouble}: records wait in memory until this is mended"
     ]
     in_the_way.unlink()
     recorder.record(*whole_run("r3"))
     assert recorder.flush(10.0)
     assert recorder.trouble == ""
-    assert recorder.close() == [f"history: 12 records were lost: cannot write to {in_the_way}: File exists"]
-    assert rows(path, "SELECT run_id FROM runs") == [("r3",)]
+    assert recorder.close() == []
+    assert rows(path, "SELECT run_id, passed FROM runs ORDER BY run_id") == [("r1", 3), ("r2", 3), ("r3", 3)]
+
+
+def test_what_a_server_could_never_write_is_counted_at_its_end(path: Path) -> None:
+    path.parent.mkdir()
+    (path.parent / "spool").write_text("in the way")
+    recorder = HistoryRecorder(path, keep_open=True)
+    for run_id in ("r1", "r2"):
+        recorder.record(*whole_run(run_id))
+        assert recorder.flush(10.0)
+    [notice] = recorder.close()
+    assert "12 records were lost: cannot write to" in notice
+
+
+def test_a_line_that_only_just_did_not_fit_is_written_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some lines of a batch were written before the disk was full."""
+    append = SpoolWriter.append
+    appended = []
+
+    def filling(spool: SpoolWriter, table: str, payload: bytes) -> None:
+        appended.append(table)
+        if 2 <= len(appended) <= 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(spool, table, payload)
+
+    monkeypatch.setattr(SpoolWriter, "append", filling)
+    recorder = HistoryRecorder(path, keep_open=True)
+    recorder.record(*whole_run("r1"))
+    while recorder.flush(WAIT_S) and recorder.trouble:
+        pass
+    assert len(appended) > 4
+    assert recorder.close() == []
+    assert rows(path, "SELECT run_id, passed FROM runs") == [("r1", 3)]
+
+
+def test_a_server_goes_on_with_its_history_when_what_was_wrong_is_mended(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """A full disk: the database fails in the middle of a batch, twice, and is opened afresh."""
+    monkeypatch.setattr("fleetest.storage.history._BACKOFF_MIN_S", 0.001)
+    monkeypatch.setattr("fleetest.storage.history._BACKOFF_MAX_S", 0.001)
+    is_full = threading.Event()
+    failed = threading.Semaphore(0)
+
+    def ingest(connection: Any, reader: Any, **options: Any) -> int:
+        if is_full.is_set():
+            failed.release()
+            raise duckdb.IOException("Could not write file: No space left on device")
+        return ingest_spool(connection, reader, **options)
+
+    monkeypatch.setattr("fleetest.storage.history.ingest_spool", ingest)
+    recorder = HistoryRecorder(path, keep_open=True)
+    recorder.record(*whole_run("r1"))
+    assert recorder.flush(WAIT_S)
+    is_full.set()
+    recorder.record(*whole_run("r2"))
+    for _ in range(3):
+        assert failed.acquire(timeout=WAIT_S), "tried again and again"
+    recorder.record(*whole_run("r3"))
+    assert "No space left on device" in recorder.trouble
+    assert recorder.trouble.endswith("until that is mended")
+    is_full.clear()
+    while recorder.trouble:
+        assert recorder.flush(WAIT_S)
+    assert sorted(recorder.query(lambda ask: ask.run_ids("", 9))) == ["r1", "r2", "r3"]
+    recorder.record(*whole_run("r4"))
+    assert recorder.close() == [], "nothing to tell: it is mended"
+    assert rows(path, "SELECT run_id, passed FROM runs ORDER BY run_id") == [(f"r{n}", 3) for n in range(1, 5)]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_records_that_the_database_refuses_do_not_stop_a_server(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleetest.storage.history._BACKOFF_MIN_S", 0.001)
+    recorder = HistoryRecorder(path, keep_open=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("fleetest.storage.history.encode_records", lambda records: [("attempts", b'{"task_id": [x]}')])
+        recorder.record(*whole_run("r1"))
+        assert recorder.flush(WAIT_S)
+    recorder.record(*whole_run("r2"))
+    while recorder.flush(WAIT_S) and recorder.trouble:
+        pass
+    [notice] = recorder.close()
+    assert "were refused" in notice
+    assert rows(path, "SELECT run_id, passed FROM runs") == [("r2", 3)]
+    assert [file.suffix for file in (path.parent / "spool").iterdir()] == [".rejected"]
 
 
 @pytest.mark.parametrize(

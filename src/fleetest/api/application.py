@@ -48,6 +48,7 @@ class Api:
     """Follows a fleet from its construction on. ``start`` and ``close`` belong to the fleet's event loop.
 
     ``history`` must be one that is kept open. ``data_directory`` None: nothing is kept on disk.
+    ``needed_bytes``: of free space there, to be ready (``storage.disk_room``).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Api:
         history: History | None,
         credentials: Credentials,
         data_directory: Path | None = None,
+        needed_bytes: int | None = None,
         audit: AuditSink | None = None,
         keeper: Keeper | None = None,
         wall: Callable[[], float] = time.time,
@@ -83,7 +85,7 @@ class Api:
         self.hub = EventHub(self.context, self._numbers, lambda alert: alert_answer(alert, self.context))
         self._shared = SharedAnswers(lambda: index.changes, clock)
         fleet.observe(self._shared.observe)
-        self._readiness = Readiness(self.context, data_directory)
+        self._readiness = Readiness(self.context, data_directory, needed_bytes)
         self._saving: set[asyncio.Future[None]] = set()
         self._document: bytes = b""
         self._page = ""

@@ -79,7 +79,7 @@ class Fleet(Protocol):
     def observe(self, observer: Observer) -> None: ...
 
     def submit(self, submission: wire.SubmitRun, *, submitter: str) -> None:
-        """Take in a run that no client follows. Raises RemoteProtocolError for one that cannot be meant."""
+        """Take in a run that no client follows. Raises RemoteProtocolError for one that cannot be meant, NotReady."""
 
     def cancel(self, run_id: RunId, reason: str, *, kill: bool) -> None:
         """End the run; nothing happens if it is over."""

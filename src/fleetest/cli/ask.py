@@ -340,7 +340,7 @@ def alerts(client: ApiClient, is_all: bool, acknowledge: str | None, as_json: bo
                 each["alert_id"],
                 each["state"],
                 each["cause"],
-                each["worker_id"],
+                each["worker_id"] or "(coordinator)",
                 moment(each["raised_at"]),
                 each["message"],
             ]

@@ -45,6 +45,11 @@ _PATH = click.Path(path_type=Path, readable=False)
     metavar="SECONDS",
     help="Workers beat so often; suspect after 3 intervals of silence, lost after 6  [default: 5]",
 )
+@click.option(
+    "--min-free",
+    metavar="SIZE",
+    help="Take no new runs while DIR has less free space, such as 500MiB  [default: 1 GiB, and 5 % of the disk]",
+)
 @click.option("--alert-webhook", multiple=True, metavar="URL", help="Post alerts there as JSON; repeatable.")
 @click.option("--alert-secret-file", type=_PATH, metavar="FILE", help="The secret that signs what is posted.")
 @click.option(
@@ -74,11 +79,14 @@ def coordinator(**flags: Any) -> int:
 async def _serve(settings: CoordinatorSettings) -> int:
     from fleetest.api.application import Api
     from fleetest.coordinator import Coordinator
+    from fleetest.core.alerts import Cause
     from fleetest.core.model import Limits
     from fleetest.dashboard_server import DashboardServer
     from fleetest.fleet_memory import FleetMemory
     from fleetest.hooks import make_cluster_state, plugin_manager
+    from fleetest.self_watch import SelfWatch
     from fleetest.storage.data_lock import DataLock
+    from fleetest.storage.disk_room import space_trouble
     from fleetest.storage.epoch import next_epoch
     from fleetest.storage.history import HistoryRecorder
     from fleetest.storage.memory_file import MemoryFile
@@ -97,6 +105,7 @@ async def _serve(settings: CoordinatorSettings) -> int:
     audit = AuditLog(settings.data / AUDIT_NAME)
     if settings.heartbeat_interval_s < HEARTBEAT_INTERVAL_MIN_S:
         raise UserError(f"--heartbeat-interval-s must be at least {HEARTBEAT_INTERVAL_MIN_S:g}")
+    needed_bytes = _needed_bytes(settings)
     webhooks = _webhooks(settings)
     limits = Limits(
         heartbeat_interval_s=settings.heartbeat_interval_s,
@@ -119,7 +128,25 @@ async def _serve(settings: CoordinatorSettings) -> int:
     memory.recall(known)
     if settings.alert_webhook:
         shell.observe(webhooks.observe)
-    api = Api(shell, history=history, credentials=credentials, data_directory=settings.data, audit=audit, keeper=memory)
+    watch = SelfWatch(
+        shell,
+        {
+            Cause.DISK_NEARLY_FULL: lambda: space_trouble(settings.data, needed_bytes),
+            Cause.HISTORY_NOT_WRITTEN: lambda: history.trouble,
+            Cause.AUDIT_NOT_WRITTEN: lambda: audit.trouble,
+            Cause.FLEET_NOT_KEPT: lambda: memory.trouble,
+        },
+        no_room=Cause.DISK_NEARLY_FULL,
+    )
+    api = Api(
+        shell,
+        history=history,
+        credentials=credentials,
+        data_directory=settings.data,
+        needed_bytes=needed_bytes,
+        audit=audit,
+        keeper=memory,
+    )
     server = NetworkServer(
         credentials=credentials,
         serve_worker=shell.serve_worker,
@@ -132,14 +159,17 @@ async def _serve(settings: CoordinatorSettings) -> int:
     spare_what_lives_long()
     collecting = asyncio.create_task(collect_now_and_then())
     try:
+        await watch.look()
         port = await server.start(address, settings.port, tls, behind_tls_proxy=settings.behind_tls_proxy)
         api.start(server.gate)
         name = f"[{address}]" if ":" in address else address
         url = f"{'wss' if tls is not None else 'ws'}://{name}:{port}"
         click.echo(f"listening on {url} (token: {settings.data / TOKEN_NAME})")
+        watch.start()
         await until_stopped(shell.failed)
     finally:
         collecting.cancel()
+        await watch.close()
         api.context.is_draining = True
         await shell.close()
         await memory.close()
@@ -156,6 +186,15 @@ async def _serve(settings: CoordinatorSettings) -> int:
         click.echo(f"fleetest: internal error of the coordinator: {shell.failure}", err=True)
         return ExitStatus.INTERNAL_ERROR
     return ExitStatus.OK
+
+
+def _needed_bytes(settings: CoordinatorSettings) -> int | None:
+    from fleetest.core.quantities import RequirementError, parse_size
+
+    try:
+        return parse_size(settings.min_free) if settings.min_free is not None else None
+    except RequirementError as error:
+        raise UserError(f"--min-free {settings.min_free}: {error}") from error
 
 
 def _webhooks(settings: CoordinatorSettings) -> Webhooks:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from fleetest.core.model import RunId
-from fleetest.errors import ExitStatus, LinkClosed, RemoteProtocolError, UserError
+from fleetest.errors import ExitStatus, LinkClosed, NotReady, RemoteProtocolError, UserError
 from fleetest.transport.link import Link
 from fleetest.wire.codec import VersionMismatch
 from fleetest.wire.messages import (
@@ -157,6 +157,9 @@ class BackgroundFleet:
                 if any(isinstance(message, Heartbeat) for message in batch):
                     self._echoed.set()
                     batch = [message for message in batch if not isinstance(message, Heartbeat)]
+                for message in batch:
+                    if isinstance(message, Refused):
+                        raise NotReady(f"the coordinator refuses the run: {message.reason}")
                 if batch:
                     self._inbox.put(batch)
         except Exception as error:

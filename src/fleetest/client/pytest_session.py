@@ -19,7 +19,7 @@ from fleetest.client.replay import Replayer, report_status, with_variant
 from fleetest.client.terminal_text import printable
 from fleetest.client.variant_matrix import VariantMatrix
 from fleetest.core.model import RunId, Verdict, base_id
-from fleetest.errors import ExitStatus, FleetestError
+from fleetest.errors import ExitStatus, FleetestError, NotReady
 from fleetest.wire.messages import (
     CollectionReports,
     CoordinatorToClient,
@@ -170,6 +170,9 @@ class FleetSession:
         if message is None:
             try:
                 self._backlog = iter(self._fleet.receive(_POLL_S))
+            except NotReady as error:
+                self._is_finished = True
+                pytest.exit(f"fleetest: {error}", returncode=int(error.exit_status))
             except FleetestError as error:
                 self._is_finished = True
                 pytest.exit(f"fleetest: lost the fleet: {error}", returncode=int(ExitStatus.UNREACHABLE))

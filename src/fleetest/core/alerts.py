@@ -9,6 +9,9 @@ from enum import Enum
 
 from fleetest.core.model import AlertId, Instant, WorkerId
 
+COORDINATOR = WorkerId("")
+"""In the place of a worker: the alert is about the coordinator itself."""
+
 
 class Cause(str, Enum):
     """Why an alert was raised. The values are what people and programs read."""
@@ -20,6 +23,10 @@ class Cause(str, Enum):
     PROBE_FAILED = "probe failed"
     FAILS_WHAT_OTHERS_PASS = "fails what others pass"
     SLOWER_THAN_BEFORE = "slower than before"
+    DISK_NEARLY_FULL = "disk nearly full"
+    HISTORY_NOT_WRITTEN = "history not written"
+    AUDIT_NOT_WRITTEN = "audit log not written"
+    FLEET_NOT_KEPT = "fleet not kept"
 
     def __str__(self) -> str:
         return self.value

@@ -87,6 +87,7 @@ class ClusterState:
             events.WorkerQuarantined: standing.quarantined,
             events.WorkerReleased: standing.released,
             events.WorkerProbed: standing.probed,
+            events.CoordinatorChecked: standing.coordinator_checked,
             events.AlertAcknowledged: standing.acknowledged,
             events.AttemptsStarted: attempts.started,
             events.AttemptsFinished: attempts.finished,

@@ -163,6 +163,14 @@ class WorkerProbed:
 
 
 @dataclass(frozen=True, slots=True)
+class CoordinatorChecked:
+    """The coordinator looked after itself. Without ``trouble``: of this cause there is none, or no more."""
+
+    cause: str
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AlertAcknowledged:
     """Somebody has seen the alert and takes care of it."""
 
@@ -225,6 +233,7 @@ Event: TypeAlias = (
     | WorkerQuarantined
     | WorkerReleased
     | WorkerProbed
+    | CoordinatorChecked
     | AlertAcknowledged
     | AttemptsStarted
     | AttemptsFinished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleetest.core.alerts import COORDINATOR
 from fleetest.core.cluster import Cluster
 from fleetest.core.memory import ClusterMemory
 from fleetest.core.policies import Finding
@@ -28,6 +29,6 @@ def recall(cluster: Cluster, memory: ClusterMemory) -> None:
     lasting = [alert for alert in memory.alerts if alert.cleared_at is None]
     findings = [Finding(alert.worker_id, alert.cause, alert.message) for alert in lasting]
     cluster.health.recall(memory.records, findings, cluster.now)
-    for worker_id in {alert.worker_id for alert in lasting}:
+    for worker_id in {alert.worker_id for alert in lasting} - {COORDINATOR}:
         # Whoever does not come back is not waited for without end; who does is judged by what it shows then.
         cluster.deadlines.set(("lost alert", worker_id), cluster.now + cluster.limits.lost_alert_s)

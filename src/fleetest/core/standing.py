@@ -8,7 +8,7 @@ the rest says as soon as one of them is over.
 from __future__ import annotations
 
 from fleetest.core import events
-from fleetest.core.alerts import Cause
+from fleetest.core.alerts import COORDINATOR, Cause
 from fleetest.core.cluster import Cluster
 from fleetest.core.commands import ClearAlert, RaiseAlert, RevokeLeases
 from fleetest.core.entities import Worker
@@ -168,6 +168,12 @@ class Standing:
         alert = self._cluster.alerts.clear(worker_id, cause, self._cluster.now)
         if alert is not None:
             self._cluster.outbox.add(ClearAlert(worker_id, alert.cause, alert.alert_id))
+
+    def coordinator_checked(self, event: events.CoordinatorChecked) -> None:
+        if event.trouble:
+            self.alert(COORDINATOR, event.cause, event.trouble)
+        else:
+            self.clear(COORDINATOR, event.cause)
 
     def acknowledged(self, event: events.AlertAcknowledged) -> None:
         self._cluster.alerts.acknowledge(event.alert_id, event.by, self._cluster.now)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from fleetest.config import find_token
-from fleetest.errors import ExitStatus, UserError
+from fleetest.errors import ExitStatus, NotReady, UserError
 
 DEFAULT_URL = "ws://127.0.0.1:8765"
 URL_VARIABLE = "FLEETEST_COORDINATOR"
@@ -156,6 +156,8 @@ def _problem(url: str, status: int, answer: Any) -> UserError:
     text = str(detail or f"status {status}")
     if status in (401, 403):
         return UserError(f"{url} refused: {text}", ExitStatus.REFUSED)
+    if isinstance(answer, dict) and answer.get("code") == "not_ready":
+        return NotReady(f"{url}: {text}")
     if status == 429 or status >= 500:
         return UserError(f"{url}: {text}", ExitStatus.UNREACHABLE)
     return (_NotThereError if status == 404 else UserError)(text)

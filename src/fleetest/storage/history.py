@@ -38,6 +38,8 @@ _ORPHANS_BUDGET_S = 0.5
 """Of one test run's time, for what other runs left behind."""
 _RETRY_S = 15.0
 """Until a recorder that keeps the file open tries again, and looks for spools of others."""
+_BACKOFF_MIN_S, _BACKOFF_MAX_S = 2.0, 60.0
+"""After an error of the database, twice as long each time."""
 _ROTATE_BYTES = 8 * 1024 * 1024
 
 
@@ -54,6 +56,9 @@ class HistoryRecorder:
         self._spool_directory = spool_directory.absolute() if spool_directory else spool_directory_of(path)
         self._keep_open = keep_open
         self._queue: deque[Record] = deque()
+        self._unspooled: deque[tuple[str, bytes]] = deque()
+        """Lines of the spool that could not be written yet."""
+        self._unspooled_records = 0
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._closing = threading.Event()
@@ -71,9 +76,12 @@ class HistoryRecorder:
         self._connection_lock = threading.Lock()
         self._is_unusable = False
         self._retry_at = 0.0
+        self._backoff_s = _BACKOFF_MIN_S
         self._trouble = ""
         """With the database."""
-        self._spool_trouble = self._lost_because = ""
+        self._spool_trouble = ""
+        self._unmended = ""
+        """Trouble with the database of one that keeps it open; gone when it is over."""
         self._thread = threading.Thread(target=self._run, name="fleetest-history", daemon=True)
         self._thread.start()
 
@@ -139,11 +147,12 @@ class HistoryRecorder:
         self._hurry.set()
         self._wake.set()
         self._thread.join()
-        if self._records_lost:
-            self._notices.append(
-                f"history: {self._records_lost} records were lost: {self._lost_because or 'queue full'}"
-            )
-            self._records_lost = 0
+        unwritten = self._unspooled_records + len(self._queue) if self._spool_trouble else 0
+        for count, why in ((self._records_lost, "queue full"), (unwritten, self._spool_trouble)):
+            if count:
+                self._notice(f"history: {count} records were lost: {why}")
+        if self._unmended:
+            self._notice(self._unmended)
         notices, self._notices = self._notices, []
         return notices
 
@@ -181,15 +190,17 @@ class HistoryRecorder:
         self._loaded.set()
         self._spool_queued()
         self._with_database(self._ingest_orphans)
-        if not self._keep_open:
+        if self._keep_open:
+            self._note_success()
+        else:
             self._disconnect()
 
     def _wait_for_work(self) -> None:
         self._wake.clear()
         self._is_idle = True
-        if not (self._queue or self._flushes or self._closing.is_set()):
+        if not (self._queue or self._unspooled or self._flushes or self._closing.is_set()):
             # Only one that keeps the file open has something to do without being told: to retry, to bring in orphans.
-            self._wake.wait(_RETRY_S if self._keep_open else None)
+            self._wake.wait(max(0.0, min(_RETRY_S, self._retry_at - time.monotonic())) if self._keep_open else None)
         self._is_idle = False
         # Records come in many small calls: one line for all of them is cheaper for both threads.
         self._hurry.wait(_LINGER_S)
@@ -218,9 +229,20 @@ class HistoryRecorder:
         self._with_database(self._ingest_own)
         if run_ended:
             self._with_database(self._load_durations)
-        if due:
+        if due and self._connection is not None:
             self._retry_at = time.monotonic() + _RETRY_S
             self._with_database(self._ingest_orphans)
+        self._note_success()
+
+    def _note_success(self) -> None:
+        """If nothing that was tried has closed the database, it works."""
+        if self._connection is None:
+            return
+        if self._trouble:
+            _log.warning("history %s works again", self._path)
+            self._logged.clear()
+        self._trouble = self._unmended = ""
+        self._backoff_s = _BACKOFF_MIN_S
 
     def _finish(self) -> None:
         self._spool_queued()
@@ -231,6 +253,7 @@ class HistoryRecorder:
         self._with_database(self._ingest_own)
         self._remove_spool_if_ingested()
         self._with_database(self._ingest_orphans)
+        self._note_success()
 
     def _answer_flushes(self, flushes: list[threading.Event]) -> None:
         for done in flushes:
@@ -240,27 +263,39 @@ class HistoryRecorder:
     # Spool -----------------------------------------------------------------------------------------------------
 
     def _spool_queued(self) -> bool:
-        """Move everything queued into the spool. Returns whether a run ended with it."""
-        count = len(self._queue)
-        if not count:
+        """Move everything queued into the spool. Returns whether a run ended with it.
+
+        What does not fit on the disk waits, and what comes after it, until it does.
+        """
+        if not self._write_unspooled() or not self._queue:
             return False
-        records = [self._queue.popleft() for _ in range(count)]
+        records = [self._queue.popleft() for _ in range(len(self._queue))]
+        self._unspooled.extend(encode_records(records))
+        self._unspooled_records = len(records)
+        self._write_unspooled()
+        return any(isinstance(record, RunEnded) for record in records)
+
+    def _write_unspooled(self) -> bool:
+        if not self._unspooled:
+            return True
         try:
             spool = self._spool
             if spool is None:
                 self._ignore_by_git()
                 spool = self._spool = SpoolWriter(self._spool_directory, resumable=self._keep_open)
                 self._own_lines = SpoolReader(spool.path)
-            for table, payload in encode_records(records):
-                spool.append(table, payload)
+            while self._unspooled:
+                spool.append(*self._unspooled[0])
+                self._unspooled.popleft()
         except OSError as error:
-            self._records_lost += count
             self._spool_trouble = f"cannot write to {self._spool_directory}: {error.strerror or error}"
-            self._lost_because = self._spool_trouble
-            self._log_once(f"history: {self._spool_trouble}: what runs now is not recorded until this is mended")
-        else:
-            self._spool_trouble = ""
-        return any(isinstance(record, RunEnded) for record in records)
+            self._log_once(f"history: {self._spool_trouble}: records wait in memory until this is mended")
+            return False
+        if self._spool_trouble:
+            _log.warning("history: %s is written again", self._spool_directory)
+            self._logged.clear()
+        self._spool_trouble, self._unspooled_records = "", 0
+        return True
 
     def _ignore_by_git(self) -> None:
         directory = self._path.parent
@@ -296,7 +331,6 @@ class HistoryRecorder:
             return False
         with self._connection_lock:
             self._connection = connection
-        self._trouble = ""
         return True
 
     def _disconnect(self) -> None:
@@ -321,20 +355,33 @@ class HistoryRecorder:
         except SpoolRejected as error:
             self._give_up(explain(self._path, error))
             self._disconnect()
+            self._let_go_of_spool()
         except duckdb.Error as error:
             self._give_up(explain(self._path, error))
             self._disconnect()
 
     def _give_up(self, error: HistoryUnusable) -> None:
-        """Write to this file no more: after an error that nobody foresaw, writing on could only make it worse."""
-        if not self._is_unusable:
+        """Write no more to what may be broken: close it, and only if it is to be kept open try a fresh start later.
+
+        A full disk, a file that was moved: many a trouble is mended while a coordinator goes on.
+        """
+        if self._keep_open:
+            self._retry_at = time.monotonic() + self._backoff_s
+            self._backoff_s = min(2.0 * self._backoff_s, _BACKOFF_MAX_S)
+            self._trouble = f"{error}; records are kept in {self._spool_directory} until that is mended"
+            self._unmended = self._trouble
+            self._log_once(self._trouble)
+        elif not self._is_unusable:
             self._is_unusable = True
             self._trouble = str(error)
-            if self._keep_open:
-                # Nobody reads the notices of a coordinator before it ends.
-                self._trouble += "; when that is mended, restart the coordinator"
-                self._log_once(f"{self._trouble} (records are kept in {self._spool_directory} until then)")
             self._notice(f"{error} (this run's records are kept in {self._spool_directory})")
+
+    def _let_go_of_spool(self) -> None:
+        """The database refuses what is in it: as anybody's orphan it will be put aside, and what follows is new."""
+        if self._keep_open and self._spool is not None and self._own_lines is not None:
+            self._own_lines.close()
+            self._spool.close(remove=False)
+            self._spool = self._own_lines = None
 
     def _log_once(self, text: str) -> None:
         if self._keep_open and text not in self._logged:
@@ -352,6 +399,7 @@ class HistoryRecorder:
         budget_s = None if self._keep_open else _ORPHANS_BUDGET_S
         for notice in ingest_orphans(connection, self._spool_directory, budget_s=budget_s):
             self._notice(notice)
+            self._log_once(notice)
 
     def _ingest_own(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._is_ingested = False

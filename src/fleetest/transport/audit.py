@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -63,6 +64,10 @@ class AuditLog:
         """By what they are limited by, the oldest first."""
         self._descriptor = -1
         self._size_bytes = 0
+        self._unwritten = 0
+        """Lines that could not be written; the first one that can says so."""
+        self.trouble = ""
+        """Why nothing can be written at the moment, in one line; empty if it can."""
         try:
             self._open()
         except OSError as error:
@@ -128,13 +133,38 @@ class AuditLog:
         }
         encoded = msgspec.json.encode(line) + b"\n"
         try:
-            if self._size_bytes + len(encoded) > FILE_BYTES_MAX:
-                self._put_aside()
-            if self._descriptor < 0:
-                self._open()
-            self._size_bytes += os.write(self._descriptor, encoded)
+            self._append(encoded)
         except OSError as error:
-            _log.error("cannot write to the audit log %s: %s", self._path, error.strerror)
+            self._unwritten += 1
+            if not self.trouble:
+                self.trouble = f"cannot write to the audit log {self._path}: {error.strerror}"
+                _log.error("%s", self.trouble)
+            return
+        if self.trouble:
+            unwritten, self._unwritten = self._unwritten, 0
+            _log.warning("the audit log %s is written again: %d lines are missing", self._path, unwritten)
+            self.trouble = ""
+            self._write(None, "", "left out", "", 507, f"{unwritten} lines before the one above could not be written")
+
+    def _append(self, encoded: bytes) -> None:
+        """The whole line or nothing of it. Raises OSError."""
+        if self._descriptor >= 0 and not self._has_its_name():
+            self._close_file()  # Somebody moved or removed it: nobody would find what goes there.
+        if self._descriptor >= 0 and self._size_bytes + len(encoded) > FILE_BYTES_MAX:
+            self._put_aside()
+        if self._descriptor < 0:
+            self._open()
+        written = os.write(self._descriptor, encoded)
+        if written < len(encoded):
+            os.ftruncate(self._descriptor, self._size_bytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size_bytes += written
+
+    def _has_its_name(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path, follow_symlinks=False), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
 
     def _close_file(self) -> None:
         if self._descriptor >= 0:

@@ -302,7 +302,7 @@ class EndRun(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The coordinator will close the link: wrong version, replaced by a newer session, draining."""
+    """The coordinator will close the link: wrong version, or (a client's) no new runs are taken at the moment."""
 
     reason: str
 

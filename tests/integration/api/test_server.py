@@ -637,7 +637,7 @@ def test_a_history_that_cannot_be_used_hides_no_run_that_is_known(serve, tmp_pat
         async with serve(history=True) as served, worker(served) as w1:
             nothing = await served.ask("GET", "/api/v1/runs", Role.VIEW)
             assert (nothing.status, nothing.value["code"]) == (503, "history_unusable")
-            assert nothing.value["detail"].endswith("restart the coordinator")
+            assert nothing.value["detail"].endswith("/spool until that is mended")
             url = (await served.ask("POST", "/api/v1/runs", Role.SUBMIT, commands("a"))).value["url"]
             lease = (await w1.granted(1))[0]
             [live] = (await served.ask("GET", "/api/v1/runs", Role.VIEW)).value["items"]
@@ -665,7 +665,7 @@ def test_ready_only_if_it_can_write(serve, monkeypatch):
             def refuse(descriptor):
                 raise OSError(28, "No space left on device")
 
-            monkeypatch.setattr("fleetest.api.readiness.os.fsync", refuse)
+            monkeypatch.setattr("fleetest.storage.disk_room.os.fsync", refuse)
             full = await served.ask("GET", "/readyz", Role.VIEW)
             assert (full.status, full.value["is_ready"]) == (503, False)
             assert "No space left" in full.value["checks"]["write"]

@@ -16,7 +16,7 @@ from fleetest.api.past import HISTORY_UNUSABLE
 from fleetest.api.route import Call, Route
 from fleetest.api.suites import CommandSuite, Suite, as_suites
 from fleetest.core.model import RunId, TaskId, Verdict
-from fleetest.errors import RemoteProtocolError
+from fleetest.errors import NotReady, RemoteProtocolError
 from fleetest.storage import past_runs
 from fleetest.transport.identity import Role
 from fleetest.transport.problems import Problem
@@ -258,6 +258,8 @@ class RunRoutes:
             context.fleet.submit(submission, submitter=call.identity.token_id)
         except RemoteProtocolError as error:
             raise Problem(422, "bad_submission", f"this cannot be run: {error}") from error
+        except NotReady as error:
+            raise Problem(503, "not_ready", str(error), {"Retry-After": "60"}) from error
         return answers.Submitted(run_id=submission.run_id, url=describe.run_url(submission.run_id))
 
     async def _failed(self, run_id: RunId) -> list[TaskId]:

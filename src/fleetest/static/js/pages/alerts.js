@@ -17,13 +17,13 @@ export function alertsPage(filter) {
   const columns = [
     { key: "state", title: "State", cell: (alert) => badge(TONES[alert.state], alert.state) },
     { key: "cause", title: "Cause", cell: (alert) => h("span", { class: "nowrap" }, alert.cause) },
-    { key: "worker", title: "Worker", cell: (alert) => (alert.worker_id ? h("a", { href: href("workers", alert.worker_id) }, alert.worker_id) : "–") },
+    { key: "worker", title: "Worker", cell: (alert) => (alert.worker_id ? h("a", { href: href("workers", alert.worker_id) }, alert.worker_id) : "coordinator") },
     { key: "message", title: "What happened", class: "name", cell: (alert) => alert.message },
     { key: "raised", title: "Raised", cell: (alert) => h("span", { class: "nowrap" }, time(alert.raised_at)) },
     { key: "cleared", title: "Cleared", cell: (alert) => h("span", { class: "nowrap" }, time(alert.cleared_at)) },
     { key: "action", title: "Acknowledged", cell: acknowledgement },
   ];
-  const table = makeTable(columns, { caption: "Alerts", rowKey: (alert) => alert.alert_id, empty: emptyState("No alerts here", "Nothing to do. An alert is raised when a worker is lost, silent, quarantined or flapping, when its probe fails, when it fails what others pass, or becomes slower than before.") });
+  const table = makeTable(columns, { caption: "Alerts", rowKey: (alert) => alert.alert_id, empty: emptyState("No alerts here", "Nothing to do. An alert is raised when a worker is lost, silent, quarantined or flapping, when its probe fails, when it fails what others pass, or becomes slower than before, or when the coordinator cannot write what it must keep.") });
   const holder = h("div", {}, table.element);
   const element = h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Alerts"), h("div", { class: "filters actions" }, state)), h("section", { class: "panel" }, holder));
 
@@ -31,7 +31,7 @@ export function alertsPage(filter) {
     if (alert.acknowledged_by) return h("span", {}, `by ${alert.acknowledged_by}, `, time(alert.acknowledged_at));
     if (alert.state !== "open") return "–";
     if (!live.may("admin")) return h("span", { class: "muted" }, "not yet");
-    return h("button", { type: "button", onclick: () => acknowledge(alert), "aria-label": `Acknowledge ${alert.cause} of ${alert.worker_id}` }, "Acknowledge");
+    return h("button", { type: "button", onclick: () => acknowledge(alert), "aria-label": `Acknowledge ${alert.cause} of ${alert.worker_id || "the coordinator"}` }, "Acknowledge");
   }
 
   async function acknowledge(alert) {
