@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fleetest.cli.event_loop import log_to_stderr, run_event_loop, until_stopped
-from fleetest.cli.garbage import collect_now_and_then, spare_what_lives_long
 from fleetest.cli.worker import parse_pair
 from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
 
 if TYPE_CHECKING:
-    from fleetest.core.model import Capabilities
+    from fleetest.core.model import Capabilities, Limits
     from fleetest.transport.webhooks import Webhooks
 
 HEARTBEAT_INTERVAL_MIN_S = 0.05
@@ -77,115 +75,39 @@ def coordinator(**flags: Any) -> int:
 
 
 async def _serve(settings: CoordinatorSettings) -> int:
-    from fleetest.api.application import Api
-    from fleetest.coordinator import Coordinator
-    from fleetest.core.alerts import Cause
-    from fleetest.core.model import Limits
-    from fleetest.dashboard_server import DashboardServer
-    from fleetest.fleet_memory import FleetMemory
-    from fleetest.hooks import make_cluster_state, plugin_manager
-    from fleetest.self_watch import SelfWatch
-    from fleetest.storage.data_lock import DataLock
-    from fleetest.storage.disk_room import space_trouble
-    from fleetest.storage.epoch import next_epoch
-    from fleetest.storage.history import HistoryRecorder
-    from fleetest.storage.memory_file import MemoryFile
-    from fleetest.transport.audit import AUDIT_NAME, AuditLog
-    from fleetest.transport.file_credentials import FileCredentials
-    from fleetest.transport.server import NetworkServer, resolve_host
+    from fleetest.cli.coordinator_parts import CoordinatorParts
+    from fleetest.transport.server import resolve_host
     from fleetest.transport.token import TOKEN_NAME
-    from fleetest.transport.token_store import TokenStore
 
     address = resolve_host(settings.host)
     tls = _tls_context(settings)
     refuse_insecure(address, settings)
-    TokenStore(settings.data).prepare()
-    data_lock = DataLock(settings.data)
-    credentials = FileCredentials(settings.data)
-    audit = AuditLog(settings.data / AUDIT_NAME)
+    parts = CoordinatorParts(settings, _limits(settings), _webhooks(settings), _needed_bytes(settings))
+    try:
+        port = await parts.start(address, tls)
+        name = f"[{address}]" if ":" in address else address
+        url = f"{'wss' if tls is not None else 'ws'}://{name}:{port}"
+        click.echo(f"listening on {url} (token: {settings.data / TOKEN_NAME})")
+        await until_stopped(parts.shell.failed)
+    finally:
+        for line in await parts.close():
+            click.echo(f"fleetest: {line}", err=True)
+    if parts.shell.failure is not None:
+        click.echo(f"fleetest: internal error of the coordinator: {parts.shell.failure}", err=True)
+        return ExitStatus.INTERNAL_ERROR
+    return ExitStatus.OK
+
+
+def _limits(settings: CoordinatorSettings) -> Limits:
+    from fleetest.core.model import Limits
+
     if settings.heartbeat_interval_s < HEARTBEAT_INTERVAL_MIN_S:
         raise UserError(f"--heartbeat-interval-s must be at least {HEARTBEAT_INTERVAL_MIN_S:g}")
-    needed_bytes = _needed_bytes(settings)
-    webhooks = _webhooks(settings)
-    limits = Limits(
+    return Limits(
         heartbeat_interval_s=settings.heartbeat_interval_s,
         reconnect_grace_s=settings.reconnect_grace_s,
         announced=tuple(parse_announcement(text) for text in settings.announce),
     )
-    state = make_cluster_state(
-        plugin_manager(),
-        limits,
-        next_epoch(settings.data),
-        balancing=settings.balancing,
-        scheduler=settings.scheduler,
-    )
-    memory_file = MemoryFile(settings.data)
-    known = memory_file.load()
-    # While it is served, people ask the coordinator: nobody else can open the file.
-    history = HistoryRecorder(settings.history or settings.data / "history.duckdb", keep_open=True)
-    shell = Coordinator(state, history=history)
-    memory = FleetMemory(shell, memory_file)
-    memory.recall(known)
-    if settings.alert_webhook:
-        shell.observe(webhooks.observe)
-    watch = SelfWatch(
-        shell,
-        {
-            Cause.DISK_NEARLY_FULL: lambda: space_trouble(settings.data, needed_bytes),
-            Cause.HISTORY_NOT_WRITTEN: lambda: history.trouble,
-            Cause.AUDIT_NOT_WRITTEN: lambda: audit.trouble,
-            Cause.FLEET_NOT_KEPT: lambda: memory.trouble,
-        },
-        no_room=Cause.DISK_NEARLY_FULL,
-    )
-    api = Api(
-        shell,
-        history=history,
-        credentials=credentials,
-        data_directory=settings.data,
-        needed_bytes=needed_bytes,
-        audit=audit,
-        keeper=memory,
-    )
-    server = NetworkServer(
-        credentials=credentials,
-        serve_worker=shell.serve_worker,
-        serve_client=shell.serve_client,
-        site=DashboardServer(api),
-        sessions=api.sessions,
-        audit=audit,
-        public_hosts=settings.public_host,
-    )
-    spare_what_lives_long()
-    collecting = asyncio.create_task(collect_now_and_then())
-    try:
-        await watch.look()
-        port = await server.start(address, settings.port, tls, behind_tls_proxy=settings.behind_tls_proxy)
-        api.start(server.gate)
-        name = f"[{address}]" if ":" in address else address
-        url = f"{'wss' if tls is not None else 'ws'}://{name}:{port}"
-        click.echo(f"listening on {url} (token: {settings.data / TOKEN_NAME})")
-        watch.start()
-        await until_stopped(shell.failed)
-    finally:
-        collecting.cancel()
-        await watch.close()
-        api.context.is_draining = True
-        await shell.close()
-        await memory.close()
-        await api.hub.close()
-        await server.close()
-        await api.close()
-        credentials.write_used()
-        audit.close()
-        await webhooks.close()
-        for line in await asyncio.to_thread(history.close):
-            click.echo(f"fleetest: {line}", err=True)
-        data_lock.close()
-    if shell.failure is not None:
-        click.echo(f"fleetest: internal error of the coordinator: {shell.failure}", err=True)
-        return ExitStatus.INTERNAL_ERROR
-    return ExitStatus.OK
 
 
 def _needed_bytes(settings: CoordinatorSettings) -> int | None:
