@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from fleetest.balancing.expectation import Expectation, kind_of
 from fleetest.balancing.hedging import Hedging, count_hedges
+from fleetest.balancing.inversions import Inversions
 from fleetest.balancing.loads import overloaded, underutilised
 from fleetest.balancing.migration import Migration
 from fleetest.balancing.receivers import Receivers, worth_a_look
@@ -60,6 +61,7 @@ class LoadBalancer:
         self._placement, self._predict_s, self._limits = placement, predict_s, limits
         self._expectation = Expectation(self._speeds, predict_s)
         self._migration = Migration(placement, self._expectation, limits, self.turnaround_s)
+        self._inversions = Inversions(placement, self._expectation, limits, self.turnaround_s)
         self._hedging = Hedging(placement, self._expectation, self.turnaround_s)
 
     # What is known of workers ------------------------------------------------------------------------------------
@@ -185,3 +187,6 @@ class LoadBalancer:
         if receivers:
             return [*moves, *self._hedging.propose(receivers, slots, now, count_hedges(busy))]
         return moves
+
+    def inversions(self, busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
+        return self._inversions.propose(busy, now)

@@ -75,22 +75,15 @@ class Migration:
             return None
         leases = iter(slot.leases.values())
         head = next(leases)
-        worker, mean_s, moves_max = slot.worker, self._expectation.mean_s, self._limits.moves_max
+        worker, mean_s = slot.worker, self._expectation.mean_s
         head_s = mean_s(worker, head.task)
         is_stuck = elapsed_s > max(STUCK_MIN_S, STUCK_FACTOR * head_s)
         rest_s = self._expectation.rest_s(head, elapsed_s) if head.is_started else max(0.0, head_s - elapsed_s)
         waiting = []
         for live in leases:
-            task = live.task
-            seconds = mean_s(worker, task)
+            seconds = mean_s(worker, live.task)
             rest_s += seconds
-            if not (
-                live.is_started
-                or live.is_revoked
-                or live.kill_reason
-                or task.group.keep_together
-                or task.moves >= moves_max
-            ):
+            if is_movable(live, self._limits):
                 waiting.append((live, seconds))
         return _Donor(slot, rest_s, waiting, head, is_stuck) if waiting else None
 
@@ -103,7 +96,7 @@ class Migration:
         if not fitting:
             return []
         if donor.is_stuck:
-            return [live for live, _ in _beyond_class(donor.head.task, fitting)]
+            return [live for live, _ in beyond_class(donor.head.task, fitting)]
         latency_s = self._latency_s(donor.slot.worker) + self._latency_s(receiver)
         left_s, there_s, longest_s, set_up_s, ends_s = donor.rest_s, 0.0, 0.0, 0.0, donor.rest_s
         groups = set()
@@ -124,7 +117,7 @@ class Migration:
             ends_s = max(left_s, end_there_s)
             start -= 1
         before = fitting[start - 1][0].task if start else donor.head.task
-        tail = _beyond_class(before, fitting[start:])
+        tail = beyond_class(before, fitting[start:])
         if not tail:
             return []
         moved_s = sum(seconds for _, seconds in tail)
@@ -134,7 +127,18 @@ class Migration:
         return [live for live, _ in tail] if gain_s >= wanted_s else []
 
 
-def _beyond_class(before: Task, tail: list[tuple[LiveLease, float]]) -> list[tuple[LiveLease, float]]:
+def is_movable(live: LiveLease, limits: Limits) -> bool:
+    """True if this lease, which waits behind another one, may be taken from its slot."""
+    return not (
+        live.is_started
+        or live.is_revoked
+        or live.kill_reason
+        or live.task.group.keep_together
+        or live.task.moves >= limits.moves_max
+    )
+
+
+def beyond_class(before: Task, tail: list[tuple[LiveLease, float]]) -> list[tuple[LiveLease, float]]:
     """``tail`` without the tests at its start that are of the class of the one before, unless they are much work."""
     count, seconds = 0, 0.0
     for live, live_s in tail:

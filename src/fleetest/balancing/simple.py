@@ -64,6 +64,9 @@ class RoundRobin:
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         return ()
 
+    def inversions(self, busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
+        return ()
+
 
 class LeastLoaded(RoundRobin):
     """The worker with fewest leases per slot first; half of the longest queue moves to an idle slot."""
@@ -93,7 +96,7 @@ class LeastLoaded(RoundRobin):
                 ]
                 if fitting:
                     tail = fitting[-((len(fitting) + 1) // 2) :]
-                    moves.append(Move(tail, donor, receivers.take(receiver), donor_is_stuck=False))
+                    moves.append(Move(tail, donor, receivers.take(receiver), closes_donor=False))
                     break
         return moves
 

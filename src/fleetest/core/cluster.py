@@ -130,6 +130,8 @@ class Cluster:
         self.asking: dict[Slot, None] = {}
         """Slots that changed during this event and may have room."""
         self.released_locks: set[str] = set()
+        self.priorities: dict[int, int] = {}
+        """Those of all tasks of live runs: in how many runs each occurs."""
         self.busy: dict[Slot, None] = {}
         """Slots with leases."""
         self.alerts = Alerts(epoch, limits.alerts_kept_max)
@@ -170,6 +172,18 @@ class Cluster:
         self.absent_drains.discard(session)
         self.deadlines.cancel((DRAIN_DEADLINE, session))
         return was_drained
+
+    def count_priorities(self, priorities: Iterable[int], by: int) -> None:
+        """Tasks of a run have these: count the run in (1) or out (-1)."""
+        for priority in priorities:
+            self.priorities[priority] = self.priorities.get(priority, 0) + by
+            if not self.priorities[priority]:
+                del self.priorities[priority]
+
+    @property
+    def has_priorities(self) -> bool:
+        """True if some tasks are more urgent than others."""
+        return len(self.priorities) > 1
 
     def next_order(self) -> int:
         self._count += 1

@@ -120,6 +120,8 @@ class Run:
     weight: float = 1.0
     suites: dict[str, Suite] = field(default_factory=dict)
     tasks: dict[TaskId, Task] = field(default_factory=dict)
+    priorities: set[int] = field(default_factory=set)
+    """Those of its tasks."""
     unfinished: int = 0
     counts: dict[Verdict, int] = field(default_factory=dict)
     cancellation: Cancellation | None = None
@@ -367,7 +369,8 @@ class Slot:
     unanswered_since: Instant | None = None
     """When it was granted something while it was empty; None once its worker has said anything of that."""
     is_shunned: bool = False
-    """Its head ran far longer than predicted and what waited behind it was taken away."""
+    """What waited behind its head was taken away, because that runs far longer than predicted or others serve it
+    sooner: nothing else is put there until the head has ended."""
     is_held: bool = False
     """It runs dry for a gang and gets nothing else."""
     dry_for: TaskClass | None = None

@@ -90,13 +90,13 @@ class SchedulingPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Take these unstarted leases from their slot, so that the idle one can have them."""
+    """Take these unstarted leases from their slot, so that the other one can have them."""
 
     leases: Sequence[LiveLease]
     donor: Slot
     receiver: Slot
-    donor_is_stuck: bool
-    """The head of the donor runs far longer than predicted."""
+    closes_donor: bool
+    """Nothing is put behind the running test of the donor any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,12 @@ class BalancingPolicy(Protocol):
 
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         """Moves from busy to idle slots, at most one per slot on either side; and hedges, one per idle slot."""
+
+    def inversions(self, busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
+        """Moves of urgent work that waits for long to busy slots that go on with what is less urgent.
+
+        At most one per donor. Asked, also while no slot is idle, when there is work of several priorities.
+        """
 
 
 class Health(Enum):

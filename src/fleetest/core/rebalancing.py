@@ -1,4 +1,7 @@
-"""Moves waiting work to idle slots, and starts hedges there: asks the balancing policy, refuses what must not be."""
+"""Moves waiting work to slots that serve it sooner, and starts hedges on idle ones.
+
+Asks the balancing policy, refuses what must not be.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,18 @@ from fleetest.core.policies import Hedge, Move
 
 LOOK_S = 0.2
 LOOK_MAX_S = 1.6
+LOOK_BUSY_S = 1.0
+"""While no slot is idle."""
 LOOK_AGAIN_S = 0.02
 LOOK_AGAIN_PER_SLOT_S = 0.0002
 """Not sooner, however many slots become idle: one look costs a pass over the busy slots, some 20 us for each."""
 
 
 class Rebalancing:
-    """Looks when a slot has just become idle, and again from time to time while others have work."""
+    """Looks when a slot has just become idle, and again from time to time while others have work.
+
+    Where there is work of several priorities it looks from time to time also while no slot is idle.
+    """
 
     def __init__(self, cluster: Cluster, attempts: AttemptHandling, dispatch: Dispatch) -> None:
         self._cluster, self._attempts, self._dispatch = cluster, attempts, dispatch
@@ -41,7 +49,8 @@ class Rebalancing:
         is_due, self._is_due = self._is_due, False
         # A worker alone has nobody to hedge on.
         has_waiting = len(cluster.leases) > len(cluster.busy)
-        if not (has_waiting or (cluster.busy and len(cluster.workers) > 1)) or not self._dispatch.has_empty_slots:
+        may_fill = self._dispatch.has_empty_slots and (has_waiting or (cluster.busy and len(cluster.workers) > 1))
+        if not (may_fill or (has_waiting and cluster.has_priorities)):
             cluster.deadlines.cancel(("balance",))
             return False
         if has_waiting and self._dispatch.left_empty:
@@ -52,15 +61,20 @@ class Rebalancing:
                 cluster.deadlines.set(("balance",), again_at)
         if is_due:
             return self._look()
-        if ("balance",) not in cluster.deadlines:
-            cluster.deadlines.set(("balance",), cluster.now + self._interval_s)
+        look_at, due = cluster.now + self._pause_s(), cluster.deadlines.due(("balance",))
+        if due is None or due > look_at:
+            cluster.deadlines.set(("balance",), look_at)
         return False
 
     def _look(self) -> bool:
         cluster = self._cluster
         self._looked_at = cluster.now
         idle = self._dispatch.empty_slots()
-        proposals = cluster.balancing.propose(idle, cluster.busy, cluster.now) if idle else ()
+        proposals: list[Move | Hedge] = []
+        if idle:
+            proposals += cluster.balancing.propose(idle, cluster.busy, cluster.now)
+        if cluster.has_priorities:
+            proposals += cluster.balancing.inversions(cluster.busy, cluster.now)
         is_granted = False
         for proposal in proposals:
             if isinstance(proposal, Hedge):
@@ -68,9 +82,16 @@ class Rebalancing:
             else:
                 self._move(proposal)
         is_granted |= self._hedge_unanswered(idle)
-        self._interval_s = LOOK_S if proposals else min(LOOK_MAX_S, 2 * self._interval_s)
-        cluster.deadlines.set(("balance",), cluster.now + self._interval_s)
+        is_useful = proposals or not self._dispatch.has_empty_slots
+        self._interval_s = LOOK_S if is_useful else min(LOOK_MAX_S, 2 * self._interval_s)
+        cluster.deadlines.set(("balance",), cluster.now + self._pause_s())
         return is_granted
+
+    def _pause_s(self) -> float:
+        """Until the next look."""
+        if self._dispatch.has_empty_slots:
+            return self._interval_s
+        return max(LOOK_BUSY_S, LOOK_AGAIN_PER_SLOT_S * len(self._cluster.busy))
 
     def _move(self, move: Move) -> None:
         donor, moves_max = move.donor, self._cluster.limits.moves_max
@@ -88,7 +109,7 @@ class Rebalancing:
             live.is_revoked = True
             live.task.moves += 1
             self._asked[live] = self._cluster.now
-        donor.is_shunned = donor.is_shunned or move.donor_is_stuck
+        donor.is_shunned = donor.is_shunned or move.closes_donor
         self._cluster.outbox.add(RevokeLeases(donor.worker.worker_id, [live.lease_id for live in leases]))
 
     def _hedge(self, hedge: Hedge) -> bool:

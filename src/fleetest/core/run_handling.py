@@ -124,6 +124,9 @@ class RunHandling:
             tasks.append(task)
             position += 1
         run.unfinished += len(tasks)
+        priorities = {task.priority for task in tasks} - run.priorities
+        run.priorities |= priorities
+        cluster.count_priorities(priorities, 1)
         return tasks
 
     def _file_missing(self, suite: Suite) -> None:
@@ -239,6 +242,7 @@ class RunHandling:
         assert not leases, f"{run} ends while leases live"
         run.is_finished = True
         cluster.scheduling.drop_run(run)
+        cluster.count_priorities(run.priorities, -1)
         del cluster.runs[run.run_id]
         cluster.finished_runs[run.run_id] = run
         while len(cluster.finished_runs) > FINISHED_RUNS_KEPT:
