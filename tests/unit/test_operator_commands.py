@@ -132,7 +132,7 @@ def test_an_empty_fleet_says_how_to_start_a_worker(call):
 
 
 def test_why_is_one_sentence_per_matching_test(call):
-    task = {"task_id": "tests/t.py::test_a"}
+    task = {"task_id": "tests/t.py::test_a", "state": "queued"}
     answers = {
         "runs": [run_of("a" * 32)],
         f"runs/{'a' * 32}/tasks": [task, {"task_id": "tests/t.py::test_b"}],
@@ -296,7 +296,7 @@ def test_ids_are_found_by_their_beginning_and_never_guessed():
 
 
 def test_a_test_is_found_behind_any_number_of_longer_names_and_more_is_not_said_as_if_it_were_all(call):
-    tasks = [{"task_id": f"a::b{number}"} for number in range(2000)]
+    tasks = [{"task_id": f"a::b{number}", "state": "queued"} for number in range(2000)]
     name = f"runs/{'a' * 32}/tasks"
     coordinator = Coordinator(runs=[run_of("a" * 32)], **{name: [*tasks, {"task_id": "a::b"}]})
     assert find_tasks(coordinator, "a" * 32, "a::b") == ([{"task_id": "a::b"}], 0, True)
@@ -305,6 +305,16 @@ def test_a_test_is_found_behind_any_number_of_longer_names_and_more_is_not_said_
     assert "fleetest: at least 980 more tests match" in call(coordinator, "why", "a::").stderr
     coordinator.answers[name] = tasks[:21]
     assert "fleetest: 1 more test matches: give more of the name" in call(coordinator, "why", "a::").stderr
+
+
+def test_why_begins_with_what_has_no_verdict(call):
+    tasks = [{"task_id": f"a::b{number}", "state": "finished", "why": "finished: passed"} for number in range(30)]
+    tasks[25] |= {"state": "queued", "why": "waiting for a free slot"}
+    name = f"runs/{'a' * 32}/tasks"
+    answers = {f"{name}/{each['task_id']}": each for each in tasks}
+    coordinator = Coordinator(runs=[run_of("a" * 32)], **{name: tasks}, **answers)
+    lines = call(coordinator, "why", "a::").stdout.splitlines()
+    assert lines[:2] == ["a::b25: waiting for a free slot", "a::b0: finished: passed"]
 
 
 @pytest.mark.parametrize("find", [find_run, find_worker, find_alert])

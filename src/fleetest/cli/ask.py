@@ -249,9 +249,12 @@ def _show_not_run(client: ApiClient, run: dict[str, Any]) -> None:
 @with_json
 @asks
 def why(client: ApiClient, task: str, run: str, as_json: bool) -> None:
-    """Why TASK (a test's id, or a part of it) is where it is, one sentence for each that matches."""
+    """Why TASK (a test's id, or a part of it) is where it is, one sentence for each that matches.
+
+    Of many that match, those without a verdict come first.
+    """
     run_id = find_run(client, run)["run_id"]
-    found, more, is_all = find_tasks(client, run_id, task)
+    found, more, is_all = find_tasks(client, run_id, task, unfinished_first=True)
     details = [client.get("runs", run_id, "tasks", each["task_id"]) for each in found]
     if as_json:
         show_json([{"run_id": run_id, "task_id": each["task_id"], "why": each["why"]} for each in details])

@@ -28,10 +28,13 @@ def find_run(client: ApiClient, text: str) -> dict[str, Any]:
     return _the_one(client.pages("runs", text=text), "run_id", text, "run", "fleetest runs", RUN_ID_CHARS)
 
 
-def find_tasks(client: ApiClient, run_id: str, text: str) -> tuple[list[dict[str, Any]], int, bool]:
+def find_tasks(
+    client: ApiClient, run_id: str, text: str, *, unfinished_first: bool = False
+) -> tuple[list[dict[str, Any]], int, bool]:
     """The task of that id, else those with ``text`` in theirs: FOUND_MAX at most, how many more, and if that is all.
 
-    Raises UserError if there is none.
+    In planned order; with ``unfinished_first`` those that have no verdict yet come before the others. Raises UserError
+    if there is none.
     """
     # The very id may come after any number of longer ones, so it is asked for by itself.
     exact = client.find("runs", run_id, "tasks", text) if text else None
@@ -41,6 +44,8 @@ def find_tasks(client: ApiClient, run_id: str, text: str) -> tuple[list[dict[str
     if not tasks:
         short = run_id[:RUN_ID_CHARS]
         raise UserError(f"no test of run {short} has {printable(text)!r} in its name: see fleetest show {short}")
+    if unfinished_first:
+        tasks.sort(key=lambda task: task["state"] == "finished")
     return tasks[:FOUND_MAX], len(tasks[FOUND_MAX:]), len(tasks) < PAGE
 
 
