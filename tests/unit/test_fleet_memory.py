@@ -120,6 +120,16 @@ def test_a_drained_session_may_be_lost_and_come_back(cluster):
     assert state(cluster) == "healthy"
 
 
+def test_a_lost_worker_that_is_resumed_comes_back_to_work(cluster):
+    cluster.apply(events.WorkerDrainRequested(W))
+    cluster.disconnect("w")
+    cluster.wait(LIMITS.reconnect_grace_s)
+    cluster.apply(events.WorkerResumed(W))
+    assert cluster.state.remember().drained_sessions == frozenset()
+    cluster.join("w")
+    assert state(cluster) == "healthy"
+
+
 def test_a_drain_is_not_kept_for_ever(cluster):
     cluster.apply(events.WorkerDrainRequested(W))
     new = restarted(cluster)

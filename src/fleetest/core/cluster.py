@@ -138,8 +138,9 @@ class Cluster:
         """They outlive the worker's session."""
         self.held_back: dict[WorkerId, str] = {}
         """Workers that the operator quarantined, with the reason, whether they are there or not."""
-        self.absent_drains: set[str] = set()
-        """Sessions that the operator drained and that are not here: they were lost, or the coordinator is a new one."""
+        self.absent_drains: dict[str, WorkerId | None] = {}
+        """Sessions that the operator drained and that are not here: they were lost, or the coordinator is a new one.
+        With the name of the worker; None if it was drained under an earlier coordinator."""
         health.bind(limits)
         self._count = 0
         self._lease_count = 0
@@ -161,15 +162,15 @@ class Cluster:
             del self.known_kinds[kind]
         self.fleet_changes += 1
 
-    def keep_drain(self, session: str) -> None:
+    def keep_drain(self, session: str, worker_id: WorkerId | None = None) -> None:
         """For the case that the session comes back; after ``lost_alert_s`` nobody waits for it any more."""
-        self.absent_drains.add(session)
+        self.absent_drains[session] = worker_id
         self.deadlines.set((DRAIN_DEADLINE, session), self.now + self.limits.lost_alert_s)
 
     def take_drain(self, session: str) -> bool:
         """True if the session, which is back, was drained."""
         was_drained = session in self.absent_drains
-        self.absent_drains.discard(session)
+        self.absent_drains.pop(session, None)
         self.deadlines.cancel((DRAIN_DEADLINE, session))
         return was_drained
 

@@ -190,7 +190,7 @@ class ClusterState:
             elif kind == "gangs":
                 cluster.gangs.due()
             elif kind == DRAIN_DEADLINE:
-                cluster.absent_drains.discard(subject[0])
+                cluster.absent_drains.pop(subject[0], None)
             else:
                 run = cluster.runs.get(subject[0])
                 if run is not None and kind == "cancel":

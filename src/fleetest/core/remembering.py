@@ -13,7 +13,7 @@ def remember(cluster: Cluster) -> ClusterMemory:
     drained = {worker.session for worker in cluster.workers.values() if worker.is_drain_requested}
     return ClusterMemory(
         dict(cluster.held_back),
-        frozenset(drained | cluster.absent_drains),
+        frozenset(drained | cluster.absent_drains.keys()),
         cluster.alerts.all(),
         tuple(cluster.health.records()),
     )

@@ -84,6 +84,10 @@ class Standing:
         if worker is not None:
             worker.is_drain_requested = False
             self.settle(worker, "resumed by the operator")
+        # Of a session that is lost and may come back.
+        absent = self._cluster.absent_drains
+        for session in [session for session, worker_id in absent.items() if worker_id == event.worker_id]:
+            self._cluster.take_drain(session)
 
     def quarantined(self, event: events.WorkerQuarantined) -> None:
         """It outlives the worker's session: the machine is not trusted until it is released."""

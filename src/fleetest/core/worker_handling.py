@@ -280,7 +280,7 @@ class WorkerHandling:
             cluster.health.gone(worker_id)
         elif reason != REPLACED:
             if worker.is_drain_requested:
-                cluster.keep_drain(worker.session)
+                cluster.keep_drain(worker.session, worker_id)
             self._standing.alert(worker_id, Cause.LOST, f"{reason}{_what_became_of(leases)}")
             cluster.deadlines.set(("lost alert", worker_id), cluster.now + cluster.limits.lost_alert_s)
         worker.dissolve()
