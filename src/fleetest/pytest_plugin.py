@@ -174,6 +174,15 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     return None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What is written now makes many objects and no garbage; pytest itself collects once more after that."""
+    if _target(session.config, session.config.option) is not None and _is_program():
+        import gc
+
+        gc.disable()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARK_DOC)
     if _target(config, config.option) is not None and _log_file(config, config.option):

@@ -492,7 +492,7 @@ def test_only_the_program_spares_what_stays_and_what_a_conftest_leaves_open_is_w
 
                 def pytest_unconfigure(config):
                     with open("spared", "w") as file:
-                        file.write(str(gc.get_freeze_count()))
+                        file.write(f"{gc.get_freeze_count()} {gc.isenabled()}")
             """,
             "test_it.py": "def test_it(): pass",
             "host.py": "import pytest\nraise SystemExit(pytest.main(['--fleet', '1']))\n",
@@ -501,6 +501,7 @@ def test_only_the_program_spares_what_stays_and_what_a_conftest_leaves_open_is_w
     # The template and the runner load the conftest too: what the client writes comes last.
     result = pytester.runpytest_subprocess("--fleet", "1") if form == "program" else pytester.runpython("host.py")
     assert result.ret == 0
-    spared = int((pytester.path / "spared").read_text())
-    assert spared > 10_000 if form == "program" else spared == 0
+    spared, is_enabled = (pytester.path / "spared").read_text().split()
+    assert int(spared) > 10_000 if form == "program" else spared == "0"
+    assert is_enabled == str(form == "library")
     assert (pytester.path / "log").read_text() == "from a cycle"
