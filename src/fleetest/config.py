@@ -75,6 +75,8 @@ class CoordinatorSettings:
     """Name of the balancing policy; None: what a plugin offers, else adaptive."""
     scheduler: str | None = None
     """Name of the scheduling policy; None: what a plugin offers, else ours."""
+    log_format: str = "text"
+    """text or json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class WorkerSettings:
     """A command line that must succeed before this machine gets work."""
     probe_interval_s: float = 60.0
     probe_timeout_s: float = 30.0
+    log_format: str = "text"
+    """text or json."""
 
 
 Settings = TypeVar("Settings", CoordinatorSettings, WorkerSettings)

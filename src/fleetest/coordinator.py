@@ -510,10 +510,20 @@ class Coordinator:
 
     def _raise_alert(self, command: commands.RaiseAlert) -> None:
         who = command.worker_id or "coordinator"
-        _log.warning("alert %s: %s: %s: %s", command.alert_id, who, command.cause, command.message)
+        message = "alert %s: %s: %s: %s"
+        fields = _fields_of(command, "alert_raised")
+        _log.warning(message, command.alert_id, who, command.cause, command.message, extra=fields)
 
     def _clear_alert(self, command: commands.ClearAlert) -> None:
-        _log.warning("alert %s is over: %s: %s", command.alert_id, command.worker_id or "coordinator", command.cause)
+        who = command.worker_id or "coordinator"
+        fields = _fields_of(command, "alert_cleared")
+        _log.warning("alert %s is over: %s: %s", command.alert_id, who, command.cause, extra=fields)
+
+
+def _fields_of(command: commands.RaiseAlert | commands.ClearAlert, event: str) -> dict[str, Any]:
+    """For logs that programs read."""
+    fields = {"event": event, "alert": command.alert_id, "worker": command.worker_id, "cause": str(command.cause)}
+    return {"fields": fields}
 
 
 async def _close(link: Link[Any, Any], mistake: RemoteProtocolError | None) -> None:

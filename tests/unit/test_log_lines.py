@@ -1,10 +1,15 @@
 """What the serving commands write to standard error while they serve."""
 
+import json
 import logging
 import re
+import sys
 
-from fleetest.cli.event_loop import _LogLine
+import pytest
+
+from fleetest.cli.event_loop import _JsonLine, _LogLine, log_to_stderr
 from fleetest.core.model import Capabilities
+from fleetest.errors import UserError
 from fleetest.processes.probe import ProbeResult
 from fleetest.worker import Worker, WorkerSettings
 
@@ -33,3 +38,37 @@ def test_the_machine_whose_probe_fails_says_so_itself(caplog):
         "the probe failed: no disk: no new tests until it passes",
         "the probe passes again",
     ]
+
+
+def test_a_line_for_programs_is_one_object_whatever_peers_say():
+    record = logging.LogRecord("fleetest.history", logging.ERROR, "", 0, "lost: %s", ("a\n\x1b[2J\u202e\ud800",), None)
+    record.created = 1_700_000_000.25
+    text = _JsonLine().format(record)
+    assert text.isascii()
+    assert "\n" not in text
+    line = json.loads(text)
+    assert isinstance(line.pop("mono_ms"), int)
+    assert line == {
+        "ts": "2023-11-14T22:13:20.250Z",
+        "level": "error",
+        "event": "history",
+        "message": "lost: a\n\x1b[2J\u202e\ud800",
+    }
+
+
+def test_fields_of_a_call_and_its_error_are_in_the_object():
+    try:
+        raise ValueError("a mistake")
+    except ValueError:
+        error = sys.exc_info()
+    record = logging.LogRecord("fleetest.api", logging.ERROR, "", 0, "failed", (), error)
+    record.fields = {"event": "alert_raised", "worker": "w"}
+    line = json.loads(_JsonLine().format(record))
+    assert (line["event"], line["worker"]) == ("alert_raised", "w")
+    assert line["traceback"].endswith("ValueError: a mistake")
+
+
+def test_an_unknown_format_is_refused():
+    """From the environment or a file: a flag is checked before."""
+    with pytest.raises(UserError, match="must be text or json"):
+        log_to_stderr("xml")

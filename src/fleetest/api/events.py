@@ -79,6 +79,8 @@ class EventHub:
         self._numbers = numbers
         self._as_answer = as_answer
         self._clients: set[_Client] = set()
+        self._opening = 0
+        """Clients to be, whose handshake is under way."""
         self._seq = 0
         self._ticks = 0
         self._ticking: asyncio.Task[None] | None = None
@@ -102,7 +104,7 @@ class EventHub:
 
     async def serve(self, request: web.BaseRequest, passed: Pass, run_id: RunId | None) -> web.StreamResponse:
         """Raises Problem 426, 503."""
-        if len(self._clients) >= CLIENTS_MAX:
+        if len(self._clients) + self._opening >= CLIENTS_MAX:
             raise Problem(503, "too_many_listeners", f"{CLIENTS_MAX} listen already: close one", {"Retry-After": "30"})
         opened: web.WebSocketResponse[Any] = web.WebSocketResponse(
             compress=False, max_msg_size=4096, heartbeat=30.0, timeout=_CLOSE_TIMEOUT_S
@@ -110,7 +112,11 @@ class EventHub:
         if not opened.can_prepare(request):
             raise Problem(426, "websocket_needed", "a WebSocket is spoken here", {"Upgrade": "websocket"})
         opened.headers.update(HEADERS)
-        await opened.prepare(request)
+        self._opening += 1
+        try:
+            await opened.prepare(request)
+        finally:
+            self._opening -= 1
         _bound_send_buffer(request.transport)
         client = _Client(opened, request.transport, passed, run_id)
         if not self._clients:
@@ -298,7 +304,11 @@ class EventHub:
             part_s = min(pause_s, LOOKED_AFTER_EVERY_S)
             await asyncio.sleep(part_s)
             pause_s -= part_s
-            self._look_after_clients()
+            try:
+                self._look_after_clients()
+            except Exception:
+                # Whoever listens goes on listening.
+                _log.exception("who follows live events could not be looked after")
 
     def _send(self, frame: str, is_wanted: Callable[[_Client], bool]) -> None:
         for client in self._clients:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.event_loop import log_to_stderr, run_event_loop, until_stopped
+from fleetest.cli.event_loop import log_to_stderr, run_event_loop, say, until_stopped
 from fleetest.cli.worker import parse_pair
 from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
@@ -64,13 +64,14 @@ _PATH = click.Path(path_type=Path, readable=False)
 @click.option(
     "--scheduler", metavar="NAME", help="A plugin's name or module:Class  [default: Fleetest's own scheduler]"
 )
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of the log on standard error  [default: text]")
 def coordinator(**flags: Any) -> int:
     """Serve a fleet that workers and clients connect to.
 
     Workers and clients need the token in DIR/token. Ends on SIGTERM or Ctrl-C.
     """
     settings = load(CoordinatorSettings, flags)
-    log_to_stderr()
+    log_to_stderr(settings.log_format)
     return run_event_loop(_serve(settings))
 
 
@@ -91,9 +92,9 @@ async def _serve(settings: CoordinatorSettings) -> int:
         await until_stopped(parts.shell.failed)
     finally:
         for line in await parts.close():
-            click.echo(f"fleetest: {line}", err=True)
+            say(line)
     if parts.shell.failure is not None:
-        click.echo(f"fleetest: internal error of the coordinator: {parts.shell.failure}", err=True)
+        say(f"internal error of the coordinator: {parts.shell.failure}")
         return ExitStatus.INTERNAL_ERROR
     return ExitStatus.OK
 

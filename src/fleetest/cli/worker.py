@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.event_loop import log_to_stderr, run_event_loop
+from fleetest.cli.event_loop import log_to_stderr, run_event_loop, say
 from fleetest.config import WorkerSettings, find_token, load
 from fleetest.errors import ExitStatus, UserError
 
@@ -58,6 +58,7 @@ _SCRATCH_BYTES_MIN = 64 * 1024
 @click.option("--probe", metavar="COMMAND", help="Must succeed before this machine gets work, and stay so.")
 @click.option("--probe-interval-s", type=float, metavar="SECONDS", help="Pause between probes  [60]")
 @click.option("--probe-timeout-s", type=float, metavar="SECONDS", help="A probe that takes longer has failed  [30]")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of the log on standard error  [default: text]")
 def worker(**flags: Any) -> int:
     """Offer this machine to a coordinator.
 
@@ -68,7 +69,7 @@ def worker(**flags: Any) -> int:
         # A directory on the command line wins over a file in the environment.
         settings = dataclasses.replace(settings, token_file=None)
     check_fit(settings.scratch)
-    log_to_stderr()
+    log_to_stderr(settings.log_format)
     return run_event_loop(_serve(settings))
 
 
@@ -125,7 +126,7 @@ async def _serve(settings: WorkerSettings) -> int:
         capabilities=capabilities,
     )
     connect = _patient(lambda: connect_worker(url, token, tls_ca=settings.tls_ca), settings.wait_s)
-    await agent.run_worker(served, connect, on_notice=_say)
+    await agent.run_worker(served, connect, on_notice=say)
     return ExitStatus.OK
 
 
@@ -144,7 +145,7 @@ async def _patient_token(settings: WorkerSettings) -> str:
             if settings.token_file is not None or loop.time() + _TOKEN_POLL_S > give_up_at:
                 raise
             if not was_said:
-                _say(f"{error} (trying for {settings.wait_s:g} s)")
+                say(f"{error} (trying for {settings.wait_s:g} s)")
                 was_said = True
             await asyncio.sleep(_TOKEN_POLL_S)
 
@@ -180,7 +181,7 @@ def _patient(
                 if was_connected or loop.time() + delay_s > give_up_at:
                     raise
                 if delay_s == 0.1:
-                    _say(f"{error} (trying for {wait_s:g} s)")
+                    say(f"{error} (trying for {wait_s:g} s)")
                 await asyncio.sleep(random.uniform(delay_s / 2, delay_s))
                 delay_s = min(2 * delay_s, _BACKOFF_MAX_S)
             else:
@@ -269,7 +270,3 @@ async def check_pytest(python: str) -> None:
 
 def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _say(text: str) -> None:
-    click.echo(f"fleetest: {text}", err=True)

@@ -600,6 +600,53 @@ def test_a_screen_that_never_reads_is_cut_off(serve, monkeypatch):
     run(main)
 
 
+def test_a_mistake_while_screens_are_looked_after_ends_no_live_events(serve, monkeypatch, caplog):
+    async def main():
+        async with serve() as served, listening(served) as socket:
+            await frame(socket, "snapshot")
+            mistakes = []
+
+            def look_after(self):
+                mistakes.append(1)
+                raise RuntimeError("a mistake")
+
+            monkeypatch.setattr("fleetest.api.events.EventHub._look_after_clients", look_after)
+            while not mistakes:
+                await frame(socket, "delta")
+            await asyncio.wait_for(frame(socket, "delta"), 60)
+            assert "a mistake" in caplog.text
+
+    run(main)
+
+
+def test_no_more_screens_listen_than_may_however_close_they_come(serve, monkeypatch):
+    """All ask before the first handshake is over."""
+    monkeypatch.setattr("fleetest.api.events.CLIENTS_MAX", 2)
+    prepare, go = aiohttp.web.WebSocketResponse.prepare, asyncio.Event()
+
+    async def slowly(self, request):
+        await go.wait()
+        return await prepare(self, request)
+
+    async def main():
+        monkeypatch.setattr(aiohttp.web.WebSocketResponse, "prepare", slowly)
+        async with serve() as served:
+            headers = {"Authorization": f"Bearer {served.tokens[Role.VIEW]}"}
+            async with aiohttp.ClientSession(headers=headers) as session:
+                asked = [asyncio.ensure_future(session.ws_connect(f"{served.url}/api/v1/events")) for _ in range(4)]
+                refused, _ = await asyncio.wait(asked, timeout=60, return_when=asyncio.FIRST_EXCEPTION)
+                while sum(each.done() for each in asked) < 2:
+                    await asyncio.sleep(0)
+                go.set()
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+                assert sorted(getattr(each, "status", 101) for each in answers) == [101, 101, 503, 503], refused
+                for each in answers:
+                    if isinstance(each, aiohttp.ClientWebSocketResponse):
+                        await each.close()
+
+    run(main)
+
+
 def test_a_browser_logs_in_with_a_one_use_code(serve):
     async def main():
         async with serve() as served:

@@ -111,6 +111,26 @@ def test_a_test_shows_its_failure_as_text_and_how_to_run_it_alone(looked_at, scr
     assert shown.all_troubles() == []
 
 
+def test_no_run_is_called_right_before_it_is_known_whether_more_failures_come(looked_at, screen):
+    """The list of failures, asked before the first one, is there sooner than the run itself."""
+    shown = screen(looked_at)
+    run_id = shown.run_id()
+    nothing = {"items": [], "next_cursor": None, "total": 0}
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    url = f"**/api/v1/runs/{run_id}"
+    shown.page.route(f"{url}/failures", lambda route: route.fulfill(json=nothing))
+    shown.page.route(url, hold)
+    with shown.page.expect_request(url), shown.page.expect_response(f"{url}/failures"):
+        shown.page.evaluate("path => { location.hash = path; }", f"/runs/{run_id}")
+    held[0].continue_()
+    shown.wait("None so far.")
+    assert "was right" not in shown.page.inner_text("main")
+
+
 def test_a_group_of_failures_shows_every_attempt_of_the_test_that_is_chosen(fleet, screen):
     (fleet.suite / "test_it.py").write_text(
         "import pytest\n"

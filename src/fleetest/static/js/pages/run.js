@@ -43,6 +43,7 @@ export function runPage(runId, filter) {
     tasks.element,
   );
   let run = null;
+  let failuresPage = null;
   const bars = new Bars();
   let following = null;
 
@@ -60,6 +61,7 @@ export function runPage(runId, filter) {
       ...(run.owner || run.priority ? [{ key: "owner", label: "Owner", value: run.owner || "–", note: run.priority ? `priority ${run.priority}` : "" }] : []),
       started(run),
     ]);
+    if (failuresPage && run.is_live !== wasLive) showFailures(failuresPage);
     renew(bar, progressBar(run.counts, run.tasks, run.states.running), h("div", { class: "verdicts" }, verdictText(run.counts)));
     const said = [...run.notices, run.cancel_reason && `Cancelled: ${run.cancel_reason}`].filter(Boolean);
     renew(notices, said.length > 0 && h("section", { class: "panel notice warn" }, said.map((text) => h("div", {}, text))));
@@ -85,6 +87,12 @@ export function runPage(runId, filter) {
     bar.style.width = `${(100 * task.duration_s) / longest}%`;
     const name = h("a", { class: "mono", href: href("runs", runId, "tasks", task.task_id) }, task.task_id);
     return h("div", { class: "bar-row wide" }, name, h("span", { class: "bar-track" }, bar), h("span", { class: "number" }, duration(task.duration_s)));
+  }
+
+  /** Nothing before the run itself is known: only it says whether there can be more than those that were told. */
+  function showFailures(page) {
+    failuresPage = page;
+    if (run) failures.show(page.items, { isLive: run.is_live || sumOf(run, BAD) > 0 });
   }
 
   /** Changes with every failure; without the run among those that are told, always. */
@@ -166,7 +174,7 @@ export function runPage(runId, filter) {
 
   const summary = refreshing((signal) => get(path("runs", runId), {}, signal), { topics: ["runs"], pause_s: 5, shown: showRun, failed: (error) => showError(bar, error) });
   const loads = [
-    refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, mark: failuresTold, shown: (page) => failures.show(page.items, { isLive: run?.is_live }), failed: (error) => showError(failures.element, error) }),
+    refreshing((signal) => get(`${path("runs", runId)}/failures`, {}, signal), { topics: ["runs"], pause_s: 2, mark: failuresTold, shown: showFailures, failed: (error) => showError(failures.element, error) }),
     refreshing((signal) => get(`${path("runs", runId)}/tasks`, { sort: "-duration", limit: SLOWEST }, signal), { topics: ["runs"], pause_s: 10, shown: showSlowest, failed: (error) => showError(slowest, error) }),
     refreshing(loadTimeline, { topics: ["runs"], pause_s: 1, shown: showTimeline }),
     tasks.load,
