@@ -218,7 +218,8 @@ class TaskScheduler:
         if slots < 2 or line.count > LAST_TASKS_PER_SLOT * slots:
             return False
         # Of many lines each is a small part of the run from its beginning.
-        left = sum(other.count for other in self._lines.values() if other.task_class.run is run)
+        own = [self._lines.get(task_class) for suite in run.suites.values() for task_class in suite.classes]
+        left = sum(other.count for other in own if other is not None)
         return left <= LAST_TASKS_SHARE * len(run.tasks)
 
     def _take(self, queue: GroupQueue, tasks: list[Task], room_tasks: int, limit_s: float, taken_s: float) -> float:
