@@ -109,6 +109,10 @@ class SimpleScheduler:
     def waiting_classes(self) -> Iterable[TaskClass]:
         return [task_class for task_class in self._waiting if self.waiting(task_class)]
 
+    def top_priority(self, task_class: TaskClass) -> int:
+        queues = self._waiting.get(task_class, {}).values()
+        return max((priority for queue in queues for priority in queue.priorities), default=task_class.run.priority)
+
     def has_work(self, worker: Worker) -> bool:
         return any(
             len(waiting) and (slot is None or slot.worker is worker)
@@ -231,6 +235,8 @@ class _Waiting:
         self._heap: list[tuple[Any, int, Task]] = []
         self._numbers: dict[Task, tuple[int, float]] = {}
         self.expected_s = 0.0
+        self.priorities: dict[int, int] = {}
+        """How many tasks have which."""
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -239,11 +245,15 @@ class _Waiting:
         task.place = self
         self._numbers[task] = (number, expected_s)
         self.expected_s += expected_s
+        self.priorities[task.priority] = self.priorities.get(task.priority, 0) + 1
         heapq.heappush(self._heap, (key, number, task))
 
     def remove(self, task: Task) -> None:
         task.place = None
         self.expected_s -= self._numbers.pop(task)[1]
+        self.priorities[task.priority] -= 1
+        if not self.priorities[task.priority]:
+            del self.priorities[task.priority]
 
     def first(self) -> tuple[Any, int, Task] | None:
         while self._heap:

@@ -150,6 +150,11 @@ class TaskScheduler:
         own = [line.task_class for line in lines if line.waiting(line.task_class)]
         return own + [task_class for line in lines for task_class in line.avoiding]
 
+    def top_priority(self, task_class: TaskClass) -> int:
+        line = self._lines.get(task_class.base)
+        levels = line.levels if line is not None else ()
+        return next((level.priority for level in levels if level.count), task_class.run.priority)
+
     def has_work(self, worker: Worker) -> bool:
         is_eligible = self._placement.is_eligible
         return any(

@@ -16,7 +16,8 @@ LIMITS = Limits(heartbeat_interval_s=math.inf, ageing_s=AGEING_S)
 class Arrivals:
     """Two endless streams, one of gangs and one of single tests: of each a new run whenever less than one is left."""
 
-    def __init__(self, workers, slots, *, gang, gang_priority=0, single_priority=0, gang_s, single_s):
+    def __init__(self, workers, slots, *, gang, gang_priority=(0, 0), single_priority=(0, 0), gang_s, single_s):
+        """A priority is that of the test and that of its run."""
         self.cluster = ScriptedCluster(LIMITS)
         for number in range(workers):
             self.cluster.join(f"w{number}", slots)
@@ -32,8 +33,12 @@ class Arrivals:
                 self.count += 1
                 names = [f"{kind}{self.count}-{number}" for number in range(4)]
                 self.arrived.update(dict.fromkeys(names, self.cluster.now))
-                tasks = [task(name, group=name, requirements=requirements, expected_s=seconds) for name in names]
-                self.cluster.submit(*tasks, run=f"{kind}{self.count}", owner=kind, priority=priority)
+                own, of_run = priority
+                tasks = [
+                    task(name, group=name, requirements=requirements, expected_s=seconds, priority=own)
+                    for name in names
+                ]
+                self.cluster.submit(*tasks, run=f"{kind}{self.count}", owner=kind, priority=of_run)
 
     def go_on(self, until_s, limit_s):
         """Every test takes what was expected of it. Fails when one has waited longer than ``limit_s``."""
@@ -59,9 +64,11 @@ class Arrivals:
     alone=st.booleans(),
     gang_s=st.sampled_from([0.5, 2.0, 8.0]),
     single_s=st.sampled_from([0.5, 2.0, 8.0]),
-    priorities=st.sampled_from([(0, 0), (0, 1), (1, 0)]),
+    priorities=st.sampled_from(
+        [((0, 0), (0, 0)), ((0, 0), (0, 1)), ((0, 1), (0, 0)), ((0, 0), (9, 0)), ((9, 0), (0, 1))]
+    ),
 )
-@example(workers=4, slots=3, size=2, alone=True, gang_s=2.0, single_s=0.5, priorities=(0, 1))
+@example(workers=4, slots=3, size=2, alone=True, gang_s=2.0, single_s=0.5, priorities=((0, 0), (0, 1)))
 def test_neither_starves_the_other(workers, slots, size, alone, gang_s, single_s, priorities):
     arrivals = Arrivals(
         workers,
@@ -72,7 +79,7 @@ def test_neither_starves_the_other(workers, slots, size, alone, gang_s, single_s
         gang_s=gang_s,
         single_s=single_s,
     )
-    # The longest wait of all that can be drawn here is 104 s.
+    # The longest wait of all that can be drawn here with priorities of runs alone is 104 s.
     arrivals.go_on(until_s=600.0, limit_s=2 * AGEING_S)
     assert all(arrivals.waited_s.values())
 

@@ -93,8 +93,9 @@ def test_every_slot_of_a_worker_that_a_gang_wants_alone_is_used():
 
 
 def test_the_most_urgent_and_of_these_the_longest_goes_first(fleet):
-    singles = [task("low", expected_s=9.0), task("short", expected_s=1.0, priority=1)]
-    fleet.submit(*singles, task("fits", expected_s=5.0, priority=1), task("long2", expected_s=50.0, priority=2))
+    # None of them is more urgent than the gang: that would be before it.
+    singles = [task("low", expected_s=9.0, priority=-2), task("short", expected_s=1.0, priority=-1)]
+    fleet.submit(*singles, task("fits", expected_s=5.0, priority=-1), task("long2", expected_s=50.0))
     assert fleet.running() == {"long", "fits"}
     for name in ("fits", "short"):
         fleet.finish(name, duration_s=1.0)

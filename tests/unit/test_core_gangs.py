@@ -11,6 +11,7 @@ from fleetest.core.model import AttemptResult, Capabilities, Limits, Requirement
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.scheduling import SimpleScheduler
+from fleetest.task_scheduler import TaskScheduler
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
 LIMITS = Limits(heartbeat_interval_s=math.inf, cancel_grace_s=5.0, kill_answer_s=5.0)
@@ -425,6 +426,37 @@ def test_work_of_higher_priority_is_before_a_gang_until_that_has_waited_long():
             break
     assert started_after is not None
     assert 100.0 <= started_after <= 200.0
+
+
+@pytest.mark.parametrize("scheduling", [TaskScheduler, SimpleScheduler])
+@pytest.mark.parametrize(("gang", "single"), [((0, 0), (0, 10)), ((0, 5), (3, 3)), ((3, 0), (0, 10))])
+def test_the_priority_of_the_single_test_counts_as_that_of_its_run_does(gang, single, scheduling):
+    """Each a priority of the run and one of the test."""
+    fleet = Fleet("", limits=Limits(heartbeat_interval_s=math.inf, ageing_s=100.0))
+    fleet.state = ClusterState(scheduling(), LoadBalancer(), HealthMonitor(), fleet.state.cluster.limits)
+    fleet.join("a")
+    fleet.join("b")
+    fleet.submit(task("x", expected_s=5.0), task("y", group="y", expected_s=5.0))
+    fleet.start("x", "y")
+    fleet.submit(task("t", requirements=GANG, priority=gang[1]), run="gang", priority=gang[0])
+    urgent = [task(name, group=name, priority=single[1], expected_s=5.0) for name in ("u", "v")]
+    fleet.submit(*urgent, run="urgent", priority=single[0])
+    fleet.finish("x", "y", duration_s=5.0)
+    assert {"u", "v"} <= set(fleet.leases)
+    assert "t" not in fleet.leases
+    fleet.finish("u", "v", duration_s=5.0)
+    assert "t" in fleet.leases
+
+
+def test_a_gang_is_before_a_single_test_of_less_priority_in_a_run_of_more():
+    fleet = Fleet()
+    fleet.submit(task("x", expected_s=5.0), task("y", group="y", expected_s=5.0))
+    fleet.start("x", "y")
+    fleet.submit(task("t", requirements=GANG, priority=5), run="gang")
+    fleet.submit(task("u", priority=-3), task("v", group="v", priority=-3), run="others", priority=1)
+    fleet.finish("x", "y", duration_s=5.0)
+    assert "t" in fleet.leases
+    assert not {"u", "v"} & set(fleet.leases)
 
 
 def test_slots_that_stay_empty_beside_a_gang_which_runs_alone_are_wanted_all_the_same():

@@ -167,7 +167,8 @@ class Gangs:
         placement = cluster.placement
         self._is_stale = False
         self._generation, self._planned_at = placement.generation, cluster.now
-        others = list(cluster.scheduling.waiting_classes())
+        scheduling = cluster.scheduling
+        others = [(other, scheduling.top_priority(other)) for other in scheduling.waiting_classes()]
         taken: set[Worker] = set()
         locks: set[str] = set()
         chosen: dict[Task, list[Slot]] = {}
@@ -216,22 +217,26 @@ class Gangs:
     def _is_aged(self, task: Task) -> bool:
         return self._cluster.now - self._waiting[task] >= self._cluster.limits.ageing_s
 
-    def _is_wanted(self, worker: Worker, task: Task, others: Sequence[TaskClass], after_dispatch: bool) -> bool:
-        """True if other work has the worker first: a run of higher priority, or another run while the worker rests."""
+    def _is_wanted(
+        self, worker: Worker, task: Task, others: Sequence[tuple[TaskClass, int]], after_dispatch: bool
+    ) -> bool:
+        """True if other work has the worker first: what is more urgent, or another run's while the worker rests.
+
+        ``others`` are the classes with their highest priority.
+        """
         if after_dispatch and any(_is_idle(slot) for slot in worker.slots):
             return False
         if worker.gangs_s >= self._cluster.limits.ageing_s:
             # However urgent gangs are, and however many: single tests get a turn now and then.
             if not any(slot.leases and not _runs_gang(slot) for slot in worker.slots):
-                return any(self._cluster.placement.is_eligible(other, worker) for other in others)
+                return any(self._cluster.placement.is_eligible(other, worker) for other, _ in others)
             worker.gangs_s = 0.0
         if self._is_aged(task):
             return False
         rests = worker.rests_until > self._cluster.now or any(_runs_gang(slot) for slot in worker.slots)
         return any(
-            other.run.priority > task.run.priority
-            or (rests and other.run is not task.run and other.run.priority == task.run.priority)
-            for other in others
+            priority > task.priority or (rests and other.run is not task.run and priority == task.priority)
+            for other, priority in others
             if self._cluster.placement.is_eligible(other, worker)
         )
 

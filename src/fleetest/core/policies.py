@@ -81,6 +81,9 @@ class SchedulingPolicy(Protocol):
     def waiting_classes(self) -> Iterable[TaskClass]:
         """Every class with queued tasks."""
 
+    def top_priority(self, task_class: TaskClass) -> int:
+        """The highest priority of the queued tasks of the class; that of its run if nothing is queued."""
+
     def has_work(self, worker: Worker) -> bool:
         """True if anything is queued that could run on this worker if everything were free."""
 
