@@ -73,17 +73,17 @@ def unmet(requirements: Requirements, capabilities: Capabilities) -> list[str]:
 def distance(requirements: Requirements, capabilities: Capabilities) -> float:
     """How far such a worker is from what it lacks, to tell near misses apart: the sum of a number from 0 to 1 for each
     part that it lacks, 1 where amounts or versions say nothing."""
-    owned = capabilities.resources
-    return sum(
-        _gap(owned.get(name, 0.0), amount) for name, amount in requirements.resources if owned.get(name, 0.0) < amount
-    ) + sum(
-        min(
-            _constraint_gap(constraint, capabilities)
-            for constraint in (condition.alternatives if isinstance(condition, AnyOf) else (condition,))
-        )
-        for condition in requirements.constraints
-        if not holds(condition, capabilities)
-    )
+    # Not by sum(): compiled, it takes no floats where the total begins as an int.
+    total = 0.0
+    for name, amount in requirements.resources:
+        owned = capabilities.resources.get(name, 0.0)
+        if owned < amount:
+            total += _gap(owned, amount)
+    for condition in requirements.constraints:
+        if not holds(condition, capabilities):
+            alternatives = condition.alternatives if isinstance(condition, AnyOf) else (condition,)
+            total += min([_constraint_gap(constraint, capabilities) for constraint in alternatives])
+    return total
 
 
 def _constraint_gap(constraint: Constraint, capabilities: Capabilities) -> float:
@@ -108,7 +108,10 @@ def _gap(have: float, want: float) -> float:
 
 def _as_number(version: tuple[int, ...]) -> float:
     """Nearly in the order of versions."""
-    return sum(min(part, 10**6) / 1000.0**place for place, part in enumerate(version[:4]))
+    number = 0.0
+    for place, part in enumerate(version[:4]):
+        number += min(part, 10**6) / 1000.0**place
+    return number
 
 
 def describe_amount(name: str, amount: float) -> str:
