@@ -190,3 +190,6 @@ class LoadBalancer:
 
     def inversions(self, busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
         return self._inversions.propose(busy, now)
+
+    def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:
+        return self._hedging.propose_early(busy, now)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import nlargest, nsmallest
-from typing import TypeAlias
+from heapq import nlargest
 
 from fleetest.balancing.expectation import Expectation
 from fleetest.balancing.migration import MOVED_BEFORE_FACTOR, beyond_class, is_movable
+from fleetest.balancing.receivers import LOOKED_AT, Free, soonest_free
 from fleetest.core.entities import LiveLease, Slot, Worker
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
@@ -19,13 +19,8 @@ WAIT_FACTOR = 2.0
 """Urgent work is taken away only if it is expected to wait so many times longer than it would elsewhere."""
 WAIT_MIN_S = 1.0
 """And so much longer."""
-LOOKED_AT = 1000
-"""Slots that are looked at closely, of those that will be free last and of those that will be free first."""
 TRIED = 8
 """Slots that are tried for one lease: if so many cannot take it, few others can."""
-
-_Free: TypeAlias = "tuple[float, int, Slot]"
-"""In how many seconds the slot is expected to have done all that it holds; a number that makes entries unequal."""
 
 
 @dataclass(slots=True)
@@ -63,12 +58,7 @@ class Inversions:
         waiting = [each for slot in nlargest(LOOKED_AT, late, key=age_s) for each in self._waiting(slot, now)]
         if not waiting:
             return []
-        free = [
-            (self._expectation.slot_s(slot, now), number, slot)
-            for number, slot in enumerate(nsmallest(LOOKED_AT, slots, key=age_s))
-            if not (slot.is_shunned or slot.is_held or slot.worker.alone)
-        ]
-        heapq.heapify(free)
+        free = soonest_free(slots, self._expectation, now)
         waiting.sort(key=lambda each: (-each.lease.task.priority, -each.wait_s))
         taken: dict[Slot, dict[LiveLease, Slot]] = {}
         for each in waiting:
@@ -98,13 +88,13 @@ class Inversions:
                 yield _Urgent(live, wait_s)
             wait_s += mean_s(worker, live.task)
 
-    def _taker(self, urgent: _Urgent, free: list[_Free]) -> Slot | None:
+    def _taker(self, urgent: _Urgent, free: list[Free]) -> Slot | None:
         """The slot that would start it soonest, if that is clearly sooner and it has less urgent work."""
         live, task, latency_s = urgent.lease, urgent.lease.task, self._latency_s
         wanted_s = WAIT_MIN_S * MOVED_BEFORE_FACTOR**task.moves
         cost_s = latency_s(live.slot.worker) + task.group.set_up_s
         taker: Slot | None = None
-        passed_over: list[_Free] = []
+        passed_over: list[Free] = []
         while free and taker is None and len(passed_over) < TRIED:
             free_s, number, slot = free[0]
             start_s = free_s + cost_s + latency_s(slot.worker)

@@ -1,12 +1,17 @@
-"""Who takes part in one look: the idle slots, by worker, best worker first; and the busy ones worth a look."""
+"""Who takes part in one look: the idle slots, by worker, best worker first; busy ones worth a look, or free soon."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from heapq import nlargest
+from heapq import heapify, nlargest, nsmallest
+from typing import TypeAlias
 
+from fleetest.balancing.expectation import Expectation
 from fleetest.core.entities import Slot, Worker
 from fleetest.core.model import Instant
+
+Free: TypeAlias = "tuple[float, int, Slot]"
+"""In how many seconds the slot is expected to have done all that it holds; a number that makes entries unequal."""
 
 TRIED_PER_KIND = 8
 """Workers with equal capabilities that are tried for one piece of work: if so many cannot take it, few others can."""
@@ -22,6 +27,21 @@ def worth_a_look(busy: Iterable[Slot], idle_count: int, now: Instant) -> list[Sl
     if len(slots) <= count:
         return slots
     return nlargest(count, slots, key=lambda slot: (not slot.worker.accepts, slot.queued_s + now - slot.head_since))
+
+
+def soonest_free(busy: Iterable[Slot], expectation: Expectation, now: Instant) -> list[Free]:
+    """A heap of busy slots that may be given more, by when they are expected to be done with what they have.
+
+    In a large fleet those with least queued work and shortest running tests.
+    """
+    slots = nsmallest(LOOKED_AT, busy, key=lambda slot: slot.queued_s + now - slot.head_since)
+    free = [
+        (expectation.slot_s(slot, now), number, slot)
+        for number, slot in enumerate(slots)
+        if not (slot.is_shunned or slot.is_held or slot.dry_for or slot.worker.alone)
+    ]
+    heapify(free)
+    return free
 
 
 class Receivers:

@@ -67,6 +67,9 @@ class RoundRobin:
     def inversions(self, busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
         return ()
 
+    def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:
+        return ()
+
 
 class LeastLoaded(RoundRobin):
     """The worker with fewest leases per slot first; half of the longest queue moves to an idle slot."""

@@ -238,6 +238,10 @@ class Dispatch:
                 break
         return granted
 
+    def may_follow(self, slot: Slot) -> bool:
+        """True if something may be put behind what the slot has: it is kept for nobody."""
+        return slot.dry_for is None and self._room(slot) is not Room.BLOCKED
+
     def may_have(self, slot: Slot, task: Task) -> bool:
         """The core's own judgement of what a policy proposes."""
         placement, worker = self._cluster.placement, slot.worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Any
 
 from fleetest.core.lifecycle import Story, TaskState, WorkerState
@@ -123,6 +124,10 @@ class Run:
     priorities: set[int] = field(default_factory=set)
     """Those of its tasks."""
     unfinished: int = 0
+    known_left_s: float = 0.0
+    """Sum of the expected durations of its unfinished tasks, where there is one."""
+    unknown_left: int = 0
+    """Of its unfinished tasks those without an expected duration."""
     counts: dict[Verdict, int] = field(default_factory=dict)
     cancellation: Cancellation | None = None
     runners_named: int = 0
@@ -142,6 +147,20 @@ class Run:
     """How long work that no known worker can do waits for one; None: for ever."""
     missing: dict[tuple[str, Requirements] | None, None] = field(default_factory=dict)
     """The suites and requirements that wait for such a worker; None: everything waits for any worker at all."""
+
+    def count_left(self, expected_s: float | None, by: int) -> None:
+        """Count one unfinished task in (1) or out (-1)."""
+        if expected_s is None:
+            self.unknown_left += by
+        else:
+            self.known_left_s += by * expected_s
+
+    @property
+    def left_s(self) -> float:
+        """Predicted work of all its unfinished tasks on one typical worker; infinite if nobody can know."""
+        if not self.unknown_left:
+            return max(0.0, self.known_left_s)
+        return self.known_left_s + self.unknown_left * self.durations.mean_s if self.durations.count else inf
 
     def dissolve(self) -> None:
         """Nobody asks for it any more: its records let go of each other, so that they are freed without a collector."""

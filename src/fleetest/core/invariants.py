@@ -36,7 +36,7 @@ def _demand(condition: bool, message: str, story: Story | None = None) -> None:
 
 
 def _check_run(cluster: Cluster, run: Run) -> None:
-    finished = 0
+    finished = unknown = 0
     queued: dict[object, int] = {}
     for task in run.tasks.values():
         state = task.state
@@ -45,10 +45,12 @@ def _check_run(cluster: Cluster, run: Run) -> None:
             if task.verdict is None or task.lease is not None or task.extra_leases or task.gang is not None:
                 _demand(False, f"{task} is finished, lease {task.lease}, verdict {task.verdict}", task.story)
             continue
+        unknown += task.spec.expected_s is None
         _check_open_task(cluster, task)
         if state is TaskState.QUEUED:
             queued[task.task_class] = queued.get(task.task_class, 0) + 1
     _demand(len(run.tasks) - finished == run.unfinished, f"{run}: {run.unfinished} unfinished is wrong")
+    _demand(unknown == run.unknown_left, f"{run}: {run.unknown_left} unfinished of unknown duration is wrong")
     _demand(sum(run.counts.values()) == finished, f"{run}: its counts are wrong")
     for task_class in run.classes.values():
         queue = cluster.gangs if task_class.requirements.workers > 1 else cluster.scheduling

@@ -104,7 +104,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Hedge:
-    """Start a second attempt of the task that runs under this lease in the idle slot of another worker."""
+    """Start a second attempt of the task that runs under this lease in a slot of another worker.
+
+    If that slot has work, the attempt comes after all of it.
+    """
 
     lease: LiveLease
     receiver: Slot
@@ -193,6 +196,9 @@ class BalancingPolicy(Protocol):
 
         At most one per donor. Asked, also while no slot is idle, when there is work of several priorities.
         """
+
+    def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:
+        """Of tests that would end long after everything else. Asked also while no slot is idle."""
 
 
 class Health(Enum):

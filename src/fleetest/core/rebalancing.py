@@ -1,4 +1,4 @@
-"""Moves waiting work to slots that serve it sooner, and starts hedges on idle ones.
+"""Moves waiting work to slots that serve it sooner, and starts hedges.
 
 Asks the balancing policy, refuses what must not be.
 """
@@ -24,11 +24,13 @@ LOOK_AGAIN_S = 0.02
 LOOK_AGAIN_PER_SLOT_S = 0.0002
 """Not sooner, however many slots become idle: one look costs a pass over the busy slots, some 20 us for each."""
 
+_LOOK = ("balance",)
+
 
 class Rebalancing:
     """Looks when a slot has just become idle, and again from time to time while others have work.
 
-    Where there is work of several priorities it looks from time to time also while no slot is idle.
+    Also while no slot is idle: for hedges that must not wait for one, and where there is work of several priorities.
     """
 
     def __init__(self, cluster: Cluster, attempts: AttemptHandling, dispatch: Dispatch) -> None:
@@ -47,23 +49,25 @@ class Rebalancing:
         """True if leases were granted: slots are to be filled, or told that nothing follows."""
         cluster = self._cluster
         is_due, self._is_due = self._is_due, False
-        # A worker alone has nobody to hedge on.
         has_waiting = len(cluster.leases) > len(cluster.busy)
-        may_fill = self._dispatch.has_empty_slots and (has_waiting or (cluster.busy and len(cluster.workers) > 1))
-        if not (may_fill or (has_waiting and cluster.has_priorities)):
-            cluster.deadlines.cancel(("balance",))
+        # A worker alone has nobody to hedge on.
+        has_others = len(cluster.workers) > 1 and bool(cluster.busy)
+        if not has_others and not (has_waiting and (self._dispatch.has_empty_slots or cluster.has_priorities)):
+            cluster.deadlines.cancel(_LOOK)
             return False
         if has_waiting and self._dispatch.left_empty:
             self._interval_s = LOOK_S
             again_at = self._looked_at + max(LOOK_AGAIN_S, LOOK_AGAIN_PER_SLOT_S * len(cluster.busy))
             is_due = is_due or cluster.now >= again_at
             if not is_due:
-                cluster.deadlines.set(("balance",), again_at)
+                cluster.deadlines.set(_LOOK, again_at)
         if is_due:
             return self._look()
-        look_at, due = cluster.now + self._pause_s(), cluster.deadlines.due(("balance",))
-        if due is None or due > look_at:
-            cluster.deadlines.set(("balance",), look_at)
+        due = cluster.deadlines.due(_LOOK)
+        if due is None or self._dispatch.has_empty_slots:
+            look_at = cluster.now + self._pause_s()
+            if due is None or due > look_at:
+                cluster.deadlines.set(_LOOK, look_at)
         return False
 
     def _look(self) -> bool:
@@ -75,6 +79,7 @@ class Rebalancing:
             proposals += cluster.balancing.propose(idle, cluster.busy, cluster.now)
         if cluster.has_priorities:
             proposals += cluster.balancing.inversions(cluster.busy, cluster.now)
+        proposals += cluster.balancing.early_hedges(cluster.busy, cluster.now)
         is_granted = False
         for proposal in proposals:
             if isinstance(proposal, Hedge):
@@ -84,7 +89,7 @@ class Rebalancing:
         is_granted |= self._hedge_unanswered(idle)
         is_useful = proposals or not self._dispatch.has_empty_slots
         self._interval_s = LOOK_S if is_useful else min(LOOK_MAX_S, 2 * self._interval_s)
-        cluster.deadlines.set(("balance",), cluster.now + self._pause_s())
+        cluster.deadlines.set(_LOOK, cluster.now + self._pause_s())
         return is_granted
 
     def _pause_s(self) -> float:
@@ -115,7 +120,7 @@ class Rebalancing:
     def _hedge(self, hedge: Hedge) -> bool:
         live, slot = hedge.lease, hedge.receiver
         if (
-            slot.leases
+            not self._dispatch.may_follow(slot)
             or slot.worker is live.slot.worker
             or not may_hedge(live)
             or not self._dispatch.may_have(slot, live.task)

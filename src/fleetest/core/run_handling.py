@@ -121,6 +121,7 @@ class RunHandling:
                 task_class = classes[requirements] = cluster.placement.task_class(suite, requirements)
             task = Task(spec, suite, position, requirements, priority + run.priority, group, task_class)
             run.tasks[spec.task_id] = task
+            run.count_left(spec.expected_s, 1)
             tasks.append(task)
             position += 1
         run.unfinished += len(tasks)

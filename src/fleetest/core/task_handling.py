@@ -101,6 +101,7 @@ class TaskHandling:
             task.suite.lacked.pop(task, None)
         run.counts[verdict] = run.counts.get(verdict, 0) + 1
         run.unfinished -= 1
+        run.count_left(task.spec.expected_s, -1)
         self._cluster.outbox.outcome(run.run_id, outcome)
 
     def _settle_dependants(self, task: Task) -> None:

@@ -1,0 +1,106 @@
+"""A test that alone decides when everything ends is tried a second time before any slot is idle."""
+
+import math
+
+import pytest
+
+from fleetest.core import commands, events
+from fleetest.core.model import Capabilities, Limits, Verdict
+from fleetest.core.requirements import parse_options
+from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
+
+MACHINE = Capabilities({}, {"cpus": 4.0})
+ON_A_CPU = parse_options({"resources": {"cpus": 1}}).requirements
+
+
+@pytest.fixture
+def cluster():
+    return ScriptedCluster(Limits(heartbeat_interval_s=math.inf))
+
+
+def begin(cluster, *, others=60, slow=2.0, long_s=100.0, known=True, needs=None, **options):
+    """``long`` runs on a worker that turns out to be slow; the other one executes tests of one second."""
+    for name in ("slow", "other", "x", "y"):
+        cluster.join(name, capabilities=MACHINE)
+    needs = {} if needs is None else {"requirements": needs}
+    cluster.submit(
+        task("long", expected_s=long_s if known else None, **options),
+        *(task(f"{number}", expected_s=1.0 if known else None, **needs) for number in range(others)),
+        ready=False,
+    )
+    cluster.ready("slow")
+    cluster.ready("other")
+    (first,) = cluster.queues["other", 0][:1]
+    cluster.start("long", first)
+    state = cluster.state.cluster
+    any_class = state.runs[RUN].tasks["long"].task_class
+    for _ in range(60):
+        for name, factor in {"slow": slow, "other": 1.0, "x": 1.0, "y": 1.0}.items():
+            state.balancing.finished(state.workers[name], 1.0, factor, True, any_class)
+    cluster.wait(1.0)
+
+
+def hedge(cluster):
+    """The second lease of ``long``, if there is one."""
+    return next(iter(cluster.state.cluster.runs[RUN].tasks["long"].extra_leases), None)
+
+
+def test_it_is_hedged_behind_what_another_worker_has(cluster):
+    begin(cluster)
+    slot = hedge(cluster).slot
+    assert slot.worker.worker_id == "other"
+    assert list(slot.leases.values())[-1] is hedge(cluster)
+    assert len(slot.leases) > 1
+
+
+def test_the_first_verdict_is_the_tests(cluster):
+    begin(cluster)
+    first, second = cluster.state.cluster.runs[RUN].tasks["long"].live_leases
+    waiting = [live.task.task_id for live in second.slot.leases.values() if live is not second]
+    for name in waiting:
+        cluster.finish(name, duration_s=1.0)
+    cluster.apply(events.AttemptsStarted("other", [second.lease_id]))
+    cluster.report(second, "other", duration_s=100.0)
+    assert cluster.verdicts()["long"] is Verdict.PASSED
+    assert [kill.lease_ids for kill in cluster.all(commands.KillLeases)] == [(first.lease_id,)]
+
+
+def test_a_hedge_that_still_waits_is_taken_back_when_the_test_has_ended(cluster):
+    begin(cluster)
+    first, second = cluster.state.cluster.runs[RUN].tasks["long"].live_leases
+    cluster.report(first, "slow", duration_s=5.0)
+    assert cluster.verdicts()["long"] is Verdict.PASSED
+    assert [kill.lease_ids for kill in cluster.all(commands.KillLeases)] == [(second.lease_id,)]
+    assert second.lease_id not in cluster.state.cluster.leases
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"others": 1000}, id="all that is left takes longer anyway"),
+        pytest.param({"slow": 1.2}, id="a fresh start would hardly end sooner"),
+        pytest.param({"long_s": 1.0, "others": 3}, id="it gains too little"),
+        pytest.param({"known": False}, id="nobody knows how much is left"),
+        pytest.param({"long_s": None}, id="nobody knows how long it takes"),
+        pytest.param({"hedge": False}, id="it must not be hedged"),
+        pytest.param({"requirements": ON_A_CPU}, id="it reserves what only an empty slot is sure to have"),
+        pytest.param({"needs": ON_A_CPU}, id="nothing may follow what the other worker has"),
+    ],
+)
+def test_it_is_not_hedged(cluster, options):
+    begin(cluster, **options)
+    assert hedge(cluster) is None
+
+
+def test_what_is_left_of_a_run_is_counted(cluster):
+    cluster.submit(task("a", expected_s=2.0), task("b", expected_s=3.0), task("c"), task("d"))
+    run = cluster.state.cluster.runs[RUN]
+    assert run.left_s == math.inf
+    cluster.join("w")
+    cluster.ready("w")
+    cluster.start("a")
+    cluster.finish("a", duration_s=4.0)
+    assert run.left_s == 3.0 + 2 * 4.0
+    cluster.cancel(kill=True)
+    cluster.wait(60.0)
+    assert (run.left_s, run.unknown_left) == (0.0, 0)
