@@ -15,7 +15,7 @@ from fleetest.core.compilation import mypyc_attr
 from fleetest.core.dividing import is_worth_dividing, may_fall_apart, split, take_apart
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
 from fleetest.core.fair_share import BONUS_S, FairShare
-from fleetest.core.group_queue import ClassLine, GroupQueue, Level, Wanted
+from fleetest.core.group_queue import ClassLine, GroupQueue, Level, RunTotal, Wanted
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
 from fleetest.core.policies import NOTHING_CHOSEN, NOTHING_WOKEN, Choice, Wakes
@@ -39,6 +39,7 @@ class TaskScheduler:
 
     def __init__(self) -> None:
         self._lines: dict[TaskClass, ClassLine] = {}
+        self._totals: dict[Run, RunTotal] = {}
         self._fitting: dict[int, list[ClassLine]] = {}
         """By kind of capabilities: the lines with queued work that fit, and some that have none (any more)."""
         self._priorities: dict[int, int] = {}
@@ -86,6 +87,7 @@ class TaskScheduler:
             slot_of = self._pins.pop(group, None)
             if slot_of is not None:
                 self._pinned[slot_of].pop(group, None)
+        self._totals.pop(run, None)
         self._share.drop(run)
 
     def add_tasks(self, tasks: Sequence[Task], now: Instant) -> None:
@@ -223,9 +225,7 @@ class TaskScheduler:
         if slots < 2 or line.count > LAST_TASKS_PER_SLOT * slots:
             return False
         # Of many lines each is a small part of the run from its beginning.
-        own = [self._lines.get(task_class) for suite in run.suites.values() for task_class in suite.classes]
-        left = sum(other.count for other in own if other is not None)
-        return left <= LAST_TASKS_SHARE * len(run.tasks)
+        return line.run_total.count <= LAST_TASKS_SHARE * len(run.tasks)
 
     def _take(self, queue: GroupQueue, tasks: list[Task], room_tasks: int, limit_s: float, taken_s: float) -> float:
         """Move tasks from the queue's front to ``tasks``: at least one, then while below the limits."""
@@ -237,13 +237,12 @@ class TaskScheduler:
                 continue
             task.place = None
             tasks.append(task)
-            expected_s = task.spec.expected_s
-            if expected_s is None:
+            if task.known_s < 0.0:
                 unknown += 1
                 taken_s += self._predict_s(task)
             else:
-                known_s += expected_s
-                taken_s += expected_s
+                known_s += task.known_s
+                taken_s += task.known_s
         if len(tasks) > before:
             queue.before = tasks[-1]
             queue.adjust_all(before - len(tasks), -known_s, -unknown)
@@ -261,7 +260,7 @@ class TaskScheduler:
         if level.priority != self._top_priority or level is not line.levels[0]:
             return None
         if task_class.reserves and not (
-            is_empty and not task_class.requirements.alone and placement.can_reserve(worker, task_class.requirements)
+            is_empty and not task_class.kind.alone and placement.can_reserve(worker, task_class.requirements)
         ):
             return None
         if not placement.is_eligible(queue.task_class, worker) or not self._share.may_stay(
@@ -345,47 +344,68 @@ class TaskScheduler:
 
     def _needs_dry(self, line: ClassLine, slot: Slot, *, is_empty: bool) -> bool:
         """True if this reserving line has to wait until the slot, or its whole worker, has nothing else."""
-        return not is_empty or (line.task_class.requirements.alone and slot.worker.lease_count > 0)
+        return not is_empty or (line.task_class.kind.alone and slot.worker.lease_count > 0)
 
     def _hold(self, line: ClassLine, slot: Slot) -> TaskClass:
-        if line.task_class.requirements.alone:
+        if line.task_class.kind.alone:
             line.holders[slot.worker] = None
         return line.task_class
 
     def _first(self, found: list[tuple[GroupQueue, bool]], slot: Slot) -> tuple[GroupQueue, bool]:
         """Of the best groups of several classes the one whose turn it is."""
-        ranks = [(-queue.priority, not self._placement.is_scarce(queue.line.task_class)) for queue, _ in found]
-        top = min(ranks)
-        level = [candidate for candidate, rank in zip(found, ranks, strict=True) if rank == top]
-        current = self._current.get(slot)
-        turns = self._share.turns(
-            {queue.line.task_class.run: None for queue, _ in level},
-            current.line.task_class.run
-            if current and _bonus_s(current) and any(queue is current for queue, _ in level)
-            else None,
-        )
-
-        capability_kind, preference = slot.worker.capability_kind, self._placement.preference
-
-        def turn(candidate: tuple[GroupQueue, bool]) -> tuple[float | bool, ...]:
+        placement, current = self._placement, self._current.get(slot)
+        level: list[tuple[GroupQueue, bool]] = []
+        top, is_top_scarce = 0, False
+        for candidate in found:
             queue = candidate[0]
-            task_class = queue.line.task_class
-            requirements = task_class.requirements
-            return (
-                *turns[task_class.run],
-                requirements.alone,
-                queue is not current,
-                -preference(task_class.kind, capability_kind),
-                not requirements.prefers,
-                *queue.key,
-            )
+            priority, is_scarce = queue.level.priority, placement.is_scarce(queue.level.line.task_class)
+            if not level or priority > top or (priority == top and is_scarce and not is_top_scarce):
+                level, top, is_top_scarce = [candidate], priority, is_scarce
+            elif priority == top and is_scarce is is_top_scarce:
+                level.append(candidate)
+        level = self._whose_turn(level, current)
+        capability_kind = slot.worker.capability_kind
+        best = level[0]
+        for candidate in level:
+            if candidate is not best and self._goes_before(candidate[0], best[0], current, capability_kind):
+                best = candidate
+        return best
 
-        return min(level, key=turn)
+    def _whose_turn(
+        self, level: list[tuple[GroupQueue, bool]], current: GroupQueue | None
+    ) -> list[tuple[GroupQueue, bool]]:
+        """Those of the run that has used up least; those of several runs if they are level."""
+        runs: dict[Run, None] = {queue.level.line.task_class.run: None for queue, _ in level}
+        if len(runs) == 1:
+            return level
+        stays = current is not None and _bonus_s(current) and any(queue is current for queue, _ in level)
+        turns = self._share.turns(runs, current.line.task_class.run if stays and current is not None else None)
+        least = min(turns.values())
+        return [candidate for candidate in level if turns[candidate[0].line.task_class.run] == least]
+
+    def _goes_before(
+        self, one: GroupQueue, other: GroupQueue, current: GroupQueue | None, capability_kind: int
+    ) -> bool:
+        """True if of two groups that are level in all else the slot takes from the first one."""
+        kind, other_kind = one.level.line.task_class.kind, other.level.line.task_class.kind
+        if kind.alone is not other_kind.alone:
+            return other_kind.alone
+        if one is current or other is current:
+            return one is current
+        if kind.has_preferences or other_kind.has_preferences:
+            preference = self._placement.preference
+            satisfied, others = preference(kind, capability_kind), preference(other_kind, capability_kind)
+            if satisfied != others:
+                return satisfied > others
+            if kind.has_preferences is not other_kind.has_preferences:
+                return kind.has_preferences
+        work_s, other_s = one.expected_s, other.expected_s
+        return work_s > other_s or (work_s == other_s and one.order < other.order)
 
     def _may_hold(self, line: ClassLine, slot: Slot) -> bool:
         """One slot of a worker runs dry at a time, and no more workers than there are tasks that want one alone."""
         worker = slot.worker
-        if line.task_class.requirements.alone:
+        if line.task_class.kind.alone:
             return worker in line.holders or len(line.holders) < line.count
         return worker.holding in (None, slot)
 
@@ -431,7 +451,8 @@ class TaskScheduler:
         task_class = task.task_class
         line = self._lines.get(task_class.base)
         if line is None:
-            line = self._lines[task_class.base] = ClassLine(task_class.base)
+            total = self._totals.setdefault(task_class.run, RunTotal())
+            line = self._lines[task_class.base] = ClassLine(task_class.base, total)
         if apart:
             level = self._level(line, task.priority)
             return GroupQueue(level, task_class, TaskGroup(task.group.name), task.group.durations, self._next())
@@ -463,7 +484,7 @@ class TaskScheduler:
     def _left(self, queue: GroupQueue, task: Task) -> None:
         """The task is no longer queued here."""
         task.place = None
-        queue.adjust(task.spec.expected_s, -1)
+        queue.adjust(task.known_s, -1)
         self._emptied(queue)
 
     def _emptied(self, queue: GroupQueue) -> None:

@@ -187,8 +187,8 @@ def _mutations() -> tuple[Mutation, ...]:
         "LoadBalancingTests.test_a_mixed_queue_ends_on_fitting_workers_with_even_load",
         "a worker takes plain work before what only it can do",
         "task_scheduler.py",
-        "(-queue.priority, not self._placement.is_scarce(queue.line.task_class))",
-        "(-queue.priority, True)",
+        "queue.level.priority, placement.is_scarce(queue.level.line.task_class)",
+        "queue.level.priority, False",
     )
     of(
         balancer,

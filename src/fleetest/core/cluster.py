@@ -197,9 +197,8 @@ class Cluster:
 
     def predict_s(self, task: Task) -> float:
         """Expected duration: history, else what its group took in this run, else the run, else a guess."""
-        expected_s = task.spec.expected_s
-        if expected_s is not None:
-            return expected_s
+        if task.known_s >= 0.0:
+            return task.known_s
         durations = task.group.durations
         if durations.count >= 3:
             return durations.total_s / durations.count

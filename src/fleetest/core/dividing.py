@@ -111,9 +111,8 @@ def _count_over(tasks: Sequence[Task], source: GroupQueue, target: GroupQueue) -
     """These have gone from one queue to the other of the same line."""
     known_s, unknown = 0.0, 0
     for task in tasks:
-        expected_s = task.spec.expected_s
-        if expected_s is None:
+        if task.known_s < 0.0:
             unknown += 1
         else:
-            known_s += expected_s
+            known_s += task.known_s
     source.pass_on(target, len(tasks), known_s, unknown)

@@ -204,9 +204,13 @@ class RequirementKind:
     preferences: dict[int, float] = field(default_factory=dict)
     is_plain: bool = field(init=False)
     reserves: bool = field(init=False)
+    alone: bool = field(init=False)
+    has_preferences: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.is_plain, self.reserves = self.requirements.is_plain, self.requirements.reserves
+        requirements = self.requirements
+        self.is_plain, self.reserves = requirements.is_plain, requirements.reserves
+        self.alone, self.has_preferences = requirements.alone, bool(requirements.prefers)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -278,6 +282,12 @@ class Task:
     reason: str = ""
     place: object | None = None
     """Where the scheduling policy keeps it while it is queued."""
+    known_s: float = field(init=False)
+    """Its expected duration, beside all else that is looked at when it is moved or leased; negative: not known."""
+
+    def __post_init__(self) -> None:
+        expected_s = self.spec.expected_s
+        self.known_s = -1.0 if expected_s is None else expected_s
 
     @property
     def run(self) -> Run:

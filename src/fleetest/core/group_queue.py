@@ -35,8 +35,8 @@ class GroupQueue:
     owner: Slot | None = None
     before: Task | None = None
     """What was taken last, if everything queued comes after it."""
-    key: tuple[float, int] = (0.0, 0)
-    """Of its valid heap entry."""
+    cost: float = 0.0
+    """Of its valid heap entry: more work costs less."""
 
     @property
     def line(self) -> ClassLine:
@@ -64,7 +64,7 @@ class GroupQueue:
             self.tasks.extend(tasks)
         for task in tasks:
             task.place = self
-            self.adjust(task.spec.expected_s, 1)
+            self.adjust(task.known_s, 1)
 
     def first(self) -> Task | None:
         """The first task that is still queued here."""
@@ -78,9 +78,9 @@ class GroupQueue:
             self.tasks.pop()
         return self.tasks[-1] if self.tasks else None
 
-    def adjust(self, expected_s: float | None, by: int) -> None:
-        """Count one task in or out."""
-        if expected_s is None:
+    def adjust(self, expected_s: float, by: int) -> None:
+        """Count one task in or out; a negative duration is not known."""
+        if expected_s < 0.0:
             self.adjust_all(by, 0.0, by)
         else:
             self.adjust_all(by, by * expected_s, 0)
@@ -92,6 +92,7 @@ class GroupQueue:
         self.count += count
         level.count += count
         line.count += count
+        line.run_total.count += count
         if self.task_class is not line.task_class:
             line.count_avoiding(self.task_class, count)
         self.unknown += unknown
@@ -111,11 +112,11 @@ class GroupQueue:
 
     def push(self) -> None:
         """List it anew among the groups of its line; earlier entries are void."""
-        self.key = (-self.expected_s, self.order)
+        self.cost = -self.expected_s
         if self.owner is None:
-            heapq.heappush(self.level.fresh, (*self.key, self))
+            heapq.heappush(self.level.fresh, (self.cost, self.order, self))
         elif not self.group.keep_together:
-            heapq.heappush(self.level.active, (*self.key, self))
+            heapq.heappush(self.level.active, (self.cost, self.order, self))
 
     def close(self) -> None:
         """Forget everything in it."""
@@ -154,6 +155,13 @@ class Level:
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class RunTotal:
+    """How much is queued of one run."""
+
+    count: int = 0
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class ClassLine:
     """Everything that is queued of one task class and of those that differ from it by what they avoid.
 
@@ -162,6 +170,8 @@ class ClassLine:
 
     task_class: TaskClass
     """The one that avoids nothing."""
+    run_total: RunTotal
+    """Shared by all lines of the run."""
     groups: dict[tuple[int, int, int], GroupQueue] = field(default_factory=dict)
     """By identity of the group, priority and identity of the class: where further tasks of it are put."""
     avoiding: dict[TaskClass, int] = field(default_factory=dict)
@@ -234,9 +244,11 @@ class ClassLine:
 
 def _top(heap: list[HeapEntry], may: Wanted | None, *, is_owned: bool) -> GroupQueue | None:
     """The best group of the heap; entries whose group has changed since are dropped or put right here."""
-    passed_over: list[HeapEntry] = []
     found = _next_valid(heap, is_owned=is_owned)
-    while found is not None and may is not None and not may(found):
+    if may is None:
+        return found
+    passed_over: list[HeapEntry] = []
+    while found is not None and not may(found):
         passed_over.append(heapq.heappop(heap))
         found = _next_valid(heap, is_owned=is_owned)
     for entry in passed_over:
@@ -246,13 +258,14 @@ def _top(heap: list[HeapEntry], may: Wanted | None, *, is_owned: bool) -> GroupQ
 
 def _next_valid(heap: list[HeapEntry], *, is_owned: bool) -> GroupQueue | None:
     while heap:
-        cost, order, queue = heap[0]
-        if not queue.count or (queue.owner is not None) != is_owned or queue.key != (cost, order):
+        cost, _, queue = heap[0]
+        if not queue.count or (queue.owner is not None) != is_owned or queue.cost != cost:
             heapq.heappop(heap)
             continue
-        if is_owned and -cost > 1.05 * queue.expected_s:
-            heapq.heappop(heap)
-            queue.push()
+        if is_owned and -cost > 1.25 * queue.expected_s:
+            # It has shrunk since: where does it stand now?
+            queue.cost = -queue.expected_s
+            heapq.heapreplace(heap, (queue.cost, queue.order, queue))
             continue
         return queue
     return None

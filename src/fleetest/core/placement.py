@@ -79,7 +79,7 @@ class Placement:
 
     def preference(self, kind: RequirementKind, capability_kind: int) -> float:
         """The share of such a task's preferences that a worker of that kind satisfies, from 0 to 1; 1 without any."""
-        if not kind.requirements.prefers:
+        if not kind.has_preferences:
             return 1.0
         known = kind.preferences.get(capability_kind)
         if known is None:
