@@ -80,6 +80,8 @@ class Fleet:
     def _start(self, *args: str, python_path: Path | None = None) -> subprocess.Popen[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
         environment |= {"FLEETEST_DATA": str(self.directory / "data"), "PYTHONUNBUFFERED": "1"}
+        # A machine for tests may have little room left; what is done then has tests of its own, which say how much.
+        environment["FLEETEST_MIN_FREE"] = "1MB"
         # Who is killed leaves its scratch behind: here pytest removes it.
         environment["TMPDIR"] = str(self._scratch)
         if args[1] == "coordinator":
