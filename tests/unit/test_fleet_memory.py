@@ -338,6 +338,7 @@ def test_the_file_gives_back_what_was_saved(cluster, tmp_path):
         (b'{"format": 1, "memory": {"held_back": {"w": 3}}}', "is damaged"),
         (b'{"format": 1, "memo', "is damaged"),
         (b"", "is damaged"),
+        (b'{"format": 1, "memory": {"held_back": {"w": "\xff"}}}', "is damaged"),
         (b'{"format": 2, "memory": 7}', "newer Fleetest"),
     ],
 )

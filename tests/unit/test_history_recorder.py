@@ -517,6 +517,21 @@ def test_our_own_mistake_is_told_and_fails_no_run(path: Path, monkeypatch: pytes
     assert "IndexError" in notice
 
 
+def test_a_server_whose_history_has_died_of_our_own_mistake_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def fail(records: list[Record]) -> None:
+        raise IndexError
+
+    monkeypatch.setattr("fleetest.storage.history.encode_records", fail)
+    recorder = HistoryRecorder(path, keep_open=True)
+    recorder.record(*whole_run("r1"))
+    recorder._thread.join(WAIT_S)
+    assert "IndexError" in recorder.trouble
+    assert [record.getMessage() for record in caplog.records] == [f"history: {recorder.trouble}"]
+    assert recorder.close() == [f"history: {recorder.trouble}"]
+
+
 def test_damage_in_the_own_spool_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append = SpoolWriter.append
     monkeypatch.setattr(SpoolWriter, "append", lambda spool, table, payload: append(spool, table, payload + b"\n"))

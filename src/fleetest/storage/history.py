@@ -168,7 +168,9 @@ class HistoryRecorder:
                 self._work()
             self._finish()
         except Exception as error:
-            self._notice(f"history: internal error, records stay in {self._spool_directory}: {error!r}")
+            self._trouble = f"internal error, records stay in {self._spool_directory}: {error!r}"
+            self._notice(f"history: {self._trouble}")
+            self._log_once(f"history: {self._trouble}")
         finally:
             self._loaded.set()
             self._disconnect()

@@ -48,7 +48,7 @@ class MemoryFile:
                 )
                 raise UserError(message)
             return msgspec.json.decode(content, type=_Content).memory
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             # To go on without it would give work to machines that an operator has quarantined.
             message = (
                 f"{self.path} is damaged ({error}): mend it, or remove it and quarantine anew what must get no work"
