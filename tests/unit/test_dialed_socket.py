@@ -4,14 +4,20 @@ import asyncio
 import base64
 import hashlib
 import os
+import socket
+import ssl
 import struct
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
 from fleetest.errors import LinkClosed, RemoteProtocolError
 from fleetest.transport import dialed_socket
 from fleetest.transport.dialed_socket import NoHttp, NotUpgraded, dial
+from fleetest.transport.websocket import WebSocketLink
+from fleetest.wire import messages as wire
+from fleetest.wire.codec import worker_codec
 
 TIMEOUT_S = 30.0
 BYTES_MAX = 2**21
@@ -136,6 +142,21 @@ def test_frames_may_come_byte_by_byte_in_parts_and_with_pings_between():
     run(main)
 
 
+def test_a_message_of_all_the_bytes_may_have_pings_between_and_the_next_counts_anew():
+    first = bytes(BYTES_MAX - 64)
+
+    async def serve(reader, writer):
+        for _ in range(2):
+            writer.write(frame(BINARY, first, is_last=False) + frame(PING, b"x" * 125) + frame(CONTINUATION))
+            assert await read_frame(reader) == (PONG, b"x" * 125)
+
+    async def main():
+        async with dialed(serve) as socket:
+            assert [await socket.receive() for _ in range(2)] == [first] * 2
+
+    run(main)
+
+
 def test_a_cancelled_receive_loses_nothing():
     async def serve(reader, writer):
         writer.write(frame(BINARY, b"message")[:4])
@@ -171,6 +192,7 @@ def test_a_cancelled_receive_loses_nothing():
         (b"\x82\x7f" + struct.pack(">Q", BYTES_MAX + 1), "more than"),
         (b"\x82\x7f" + b"\xff" * 8, "more than"),
         (frame(BINARY, bytes(BYTES_MAX), is_last=False) + frame(CONTINUATION, b"b"), "more than"),
+        (frame(BINARY, is_last=False) + frame(CONTINUATION, is_last=False) * (BYTES_MAX // 64 + 1), "more than"),
     ],
 )
 def test_whoever_breaks_the_protocol_is_told_so(sent, mistake):
@@ -218,6 +240,26 @@ def test_a_peer_that_closes_says_why_and_is_answered(payload, reason, code):
     run(main)
 
 
+def test_a_link_that_cannot_send_any_more_still_tells_why_the_peer_closed():
+    async def serve(reader, writer):
+        writer.write(frame(CLOSE, struct.pack(">H", 4001) + b"enough"))
+        assert await read_frame(reader) == (CLOSE, struct.pack(">H", 4001))
+
+    async def main():
+        async with dialed(serve) as socket:
+            link = WebSocketLink(socket, worker_codec(), "peer")
+            while socket.close_code is None:
+                await asyncio.sleep(0)
+            link.send(wire.Draining())
+            await asyncio.wait({link._writer})
+            for _ in range(2):
+                with pytest.raises(LinkClosed) as caught:
+                    await link.receive()
+                assert (caught.value.reason, caught.value.code) == ("enough", 4001)
+
+    run(main)
+
+
 def test_a_lost_connection_ends_what_waits():
     async def serve(reader, writer):
         writer.write(frame(BINARY, b"before") + frame(BINARY, b"half")[:3])
@@ -254,6 +296,25 @@ def test_closing_waits_for_the_answer_and_drops_what_still_comes(monkeypatch):
             with pytest.raises(LinkClosed) as caught:
                 await socket.receive()
             assert caught.value.code == 1000
+
+    run(main)
+
+
+def test_closing_is_not_held_up_by_what_nobody_has_taken(monkeypatch):
+    monkeypatch.setattr(dialed_socket, "QUEUED_BYTES_MAX", 100_000)
+
+    async def serve(reader, writer):
+        writer.write(frame(BINARY, bytes(100_000)))
+        assert await read_frame(reader) == (CLOSE, struct.pack(">H", 1000) + b"bye")
+        writer.write(frame(BINARY, bytes(BYTES_MAX)) * 10 + frame(CLOSE, struct.pack(">H", 1000) + b"bye"))
+        assert await reader.read() == b""
+
+    async def main():
+        async with dialed(serve) as socket:
+            while not socket._is_paused:
+                await asyncio.sleep(0)
+            await socket.close(code=1000, message=b"bye")
+            assert socket.close_code == 1000
 
     run(main)
 
@@ -331,3 +392,51 @@ def test_a_host_that_cannot_be_is_an_error_of_the_system(host):
             await dial(f"ws://{host}:1/", {}, None, bytes_max=BYTES_MAX, ping_interval_s=TIMEOUT_S)
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("url", "said", "server_name"),
+    [
+        ("ws://Rack-7.example.:80/v1", "rack-7.example", None),
+        ("ws://rack-7.example:443/v1", "rack-7.example:443", None),
+        ("wss://rack-7.example.:443/v1", "rack-7.example", "rack-7.example"),
+        ("wss://rack-7.example:80/v1", "rack-7.example:80", "rack-7.example"),
+        ("wss://b\xfccher.example./v1", "xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("wss://[::1]/v1", "[::1]", "::1"),
+        ("ws://[::1]:8765/v1", "[::1]:8765", None),
+    ],
+)
+def test_the_host_is_named_as_servers_and_certificates_write_it(monkeypatch, url, said, server_name):
+    names, heard = [], []
+
+    async def serve(reader, writer):
+        heard.extend((await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        async def resolved(*_, **__):
+            return []
+
+        async with serving(serve) as here:
+            address = urlsplit(here)
+
+            async def connected(_, **__):
+                return socket.create_connection((address.hostname, address.port))
+
+            async def without_tls(protocol, *, sock, ssl, server_hostname):
+                names.append(server_hostname)
+                return await create_connection(protocol, sock=sock)
+
+            create_connection = loop.create_connection
+            monkeypatch.setattr(loop, "getaddrinfo", resolved)
+            monkeypatch.setattr(loop, "create_connection", without_tls)
+            monkeypatch.setattr(dialed_socket.aiohappyeyeballs, "start_connection", connected)
+            tls = ssl.create_default_context() if url.startswith("wss:") else None
+            with pytest.raises(NotUpgraded):
+                await dial(url, {}, tls, bytes_max=BYTES_MAX, ping_interval_s=TIMEOUT_S)
+
+    run(main)
+    assert [line for line in heard if line.lower().startswith("host:")] == [f"Host: {said}"]
+    assert names == [server_name]

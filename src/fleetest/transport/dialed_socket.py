@@ -30,7 +30,10 @@ _NEXT_ADDRESS_S = 0.25
 """A host may have several addresses: the next one is tried while the one before has not answered."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CONTROL_BYTES_MAX = 125
+_FRAGMENT_BYTES = 64
+"""What a fragment counts beside its length: empty ones are bounded too."""
 _PROTOCOL_ERROR = 1002
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _NO_STATUS = 1005
 _LOST = 1006
 
@@ -70,9 +73,10 @@ async def dial(
     """
     parts = urlsplit(url)
     assert parts.hostname is not None
-    port = parts.port or (443 if tls is not None else 80)
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
     loop = asyncio.get_running_loop()
     try:
+        name = _name(parts.hostname)
         addresses = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, "no such host can be") from error
@@ -81,14 +85,26 @@ async def dial(
         lambda: DialedSocket(bytes_max, ping_interval_s),
         sock=connection,
         ssl=tls,
-        server_hostname=parts.hostname if tls is not None else None,
+        server_hostname=name if tls is not None else None,
     )
     try:
-        await dialed.upgrade(parts.netloc, parts.path, headers)
+        await dialed.upgrade(_host(name, port, parts.scheme), parts.path, headers)
     except BaseException:
         dialed.abort()
         raise
     return dialed
+
+
+def _name(hostname: str) -> str:
+    """As servers and certificates write it. Raises UnicodeError."""
+    name = hostname.removesuffix(".")
+    return name if name.isascii() else name.encode("idna").decode()
+
+
+def _host(name: str, port: int, scheme: str) -> str:
+    """What the header Host says."""
+    host = f"[{name}]" if ":" in name else name
+    return host if port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
 
 
 class DialedSocket(asyncio.Protocol):
@@ -105,6 +121,7 @@ class DialedSocket(asyncio.Protocol):
         """The answer to the upgrade has been read: what follows are frames."""
         self._fragments: list[bytes] = []
         """Of a message whose last frame has not come."""
+        self._fragmented_bytes = 0
         self._is_fragmented = False
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
@@ -244,7 +261,9 @@ class DialedSocket(asyncio.Protocol):
             self._send_close(_PROTOCOL_ERROR, str(error).encode())
         if self._end is not None:
             self._unread.clear()
-        if self._queued_bytes >= QUEUED_BYTES_MAX and not self._is_paused and self._transport is not None:
+        is_full = self._queued_bytes >= QUEUED_BYTES_MAX
+        # Once this side has closed, nothing more is queued, and the peer's answer is waited for.
+        if is_full and not self._has_sent_close and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
 
@@ -266,7 +285,7 @@ class DialedSocket(asyncio.Protocol):
                 return False
             (length,) = struct.unpack_from(form, unread, 2)
             begin += size
-        if length + sum(map(len, self._fragments)) > self._bytes_max:
+        if not unread[0] & 0x08 and length + self._fragmented_bytes > self._bytes_max:
             raise RemoteProtocolError(f"a message of more than {self._bytes_max} bytes")
         if len(unread) < begin + length:
             return False
@@ -286,10 +305,12 @@ class DialedSocket(asyncio.Protocol):
             self._is_fragmented = not is_last
             if not is_last:
                 self._fragments.append(payload)
+                self._fragmented_bytes += len(payload) + _FRAGMENT_BYTES
                 return
             if self._fragments:
                 payload = b"".join([*self._fragments, payload])
                 self._fragments.clear()
+                self._fragmented_bytes = 0
             if not self._has_sent_close:
                 self._queue.append(payload)
                 self._queued_bytes += len(payload)

@@ -97,6 +97,8 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
         self._in_flight = 0
         """Messages that the writer has taken and not yet written."""
         self._closed: LinkClosed | None = None
+        self._guess: LinkClosed | None = None
+        """What the writer takes the end for; a close of the peer may still be there to be read."""
         self._wake: asyncio.Future[None] | None = None
         self._drainers: list[asyncio.Future[None]] = []
         self._closing: asyncio.Task[None] | None = None
@@ -126,8 +128,9 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
             await self.close(str(error), CLOSED_PROTOCOL_ERROR)
             raise
         except LinkClosed as closed:
-            if self._closed is None:
-                self._stop_sending(closed)
+            if self._closed is self._guess:
+                self._closed = None
+            self._stop_sending(closed)
             await self._release()
             assert self._closed is not None
             raise LinkClosed(self._closed.reason, self._closed.code) from None
@@ -143,6 +146,7 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
         await asyncio.shield(self._close_soon(reason, code))
 
     def _close_soon(self, reason: str, code: int) -> asyncio.Task[None]:
+        self._guess = None
         self._stop_sending(LinkClosed(reason, code))
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(reason, code))
@@ -198,7 +202,8 @@ class WebSocketLink(Generic[Incoming, Outgoing]):
                 self._wake_drainers()
         except (ConnectionError, RuntimeError):
             # The peer is gone; receive says so. What was queued went nowhere, as on any lost link.
-            self._stop_sending(LinkClosed("the connection was lost"))
+            self._guess = LinkClosed("the connection was lost")
+            self._stop_sending(self._guess)
         except RemoteProtocolError as error:
             self._close_soon(f"cannot be sent: {error}", CLOSED_TOO_BIG)
         except Exception as error:
