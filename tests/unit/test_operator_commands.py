@@ -64,8 +64,6 @@ class Coordinator:
         self.posted = []
 
     def get(self, *path, **query):
-        if path == ("lost-workers",):
-            return {"items": self.answers.get("lost-workers", [])}
         return self.answers["/".join(path)]
 
     def pages(self, *path, limit=None, text="", **query):
@@ -115,7 +113,7 @@ def test_workers_say_what_runs_and_hostile_names_stay_text(call):
 
 def test_lost_workers_are_listed_with_since_when_and_why(call):
     lost = [{"worker_id": "rack-7", "state": "lost", "since": "2026-03-04T05:06:07Z", "reason": "silent for 30.1 s"}]
-    coordinator = Coordinator(workers=[worker_of("w1")], **{"lost-workers": lost})
+    coordinator = Coordinator(workers=[worker_of("w1")], **{"lost-workers": {"items": lost}})
     output = call(coordinator, "workers").output
     assert output.splitlines()[-1].split() == ["rack-7", "lost", "2026-03-04", "05:06:07", "silent", "for", "30.1", "s"]
     told = json.loads(call(coordinator, "workers", "--json").output)
@@ -124,6 +122,13 @@ def test_lost_workers_are_listed_with_since_when_and_why(call):
     output = call(coordinator, "workers").output
     assert "No worker is here. Start one on each machine" in output
     assert "rack-7" in output
+
+
+def test_an_older_coordinator_does_not_tell_of_lost_workers(call):
+    """Its answer is 404."""
+    older = Coordinator(workers=[worker_of("w1")], status={}, runs=[], queue={"groups": []})
+    assert [worker["worker_id"] for worker in json.loads(call(older, "workers", "--json").output)] == ["w1"]
+    assert json.loads(call(older, "top", "--json").output)["lost"] == []
 
 
 def test_an_empty_fleet_says_how_to_start_a_worker(call):

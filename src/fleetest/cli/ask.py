@@ -61,7 +61,7 @@ def workers(client: ApiClient, name: str | None, as_json: bool) -> None:
     if name is not None:
         _one_worker(client, name, as_json)
         return
-    found, lost = list(client.pages("workers")), client.get("lost-workers")["items"]
+    found, lost = list(client.pages("workers")), lost_workers(client)
     if as_json:
         show_json(found + lost)
         return
@@ -75,6 +75,12 @@ def workers(client: ApiClient, name: str | None, as_json: bool) -> None:
         click.echo()
         rows = [[each["worker_id"], each["state"], moment(each["since"]), each["reason"]] for each in lost]
         show_table(("worker", "state", "since", "because"), rows)
+
+
+def lost_workers(client: ApiClient) -> list[dict[str, Any]]:
+    """Those that were given up and did not come back; an older coordinator does not tell."""
+    told = client.find("lost-workers")
+    return told["items"] if told is not None else []
 
 
 def _worker_row(worker: dict[str, Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.ask import bad_count, state_of
+from fleetest.cli.ask import bad_count, lost_workers, state_of
 from fleetest.cli.connection import asks, show_json, with_json
 from fleetest.errors import ExitStatus, UserError
 from fleetest.operator.terminal_table import STYLES, ago, cell, seconds
@@ -68,7 +68,7 @@ def _look(client: ApiClient) -> dict[str, Any]:
     return {
         "status": client.get("status"),
         "workers": list(client.pages("workers")),
-        "lost": client.get("lost-workers")["items"],
+        "lost": lost_workers(client),
         "runs": list(client.pages("runs", state="live", limit=50)),
         "queue": client.get("queue"),
         "url": client.url,
