@@ -4,11 +4,13 @@ import math
 
 import pytest
 
-from fleetest.core import commands, events
+from fleetest.core import commands, events, missing_workers
+from fleetest.core.missing_workers import MissingWorkers
 from fleetest.core.model import Capabilities, Limits, Requirements, RunId, Verdict, WorkerId
 from fleetest.core.requirements import parse_options
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
+IS_COMPILED = not (missing_workers.__file__ or "").endswith(".py")
 OLD = Capabilities({"cuda": ("11.8",)})
 NEW = Capabilities({"cuda": ("12.4",)})
 CUDA = parse_options({"requires": "cuda>=12"}).requirements
@@ -344,3 +346,44 @@ def test_tests_that_ended_for_another_reason_no_longer_wait():
     assert len(notices(cluster)) == 1
     cluster.finish("u")
     assert cluster.state.next_deadline() is None
+
+
+# What it costs ---------------------------------------------------------------------------------------------------
+
+
+def count_calls(monkeypatch, name: str) -> list[None]:
+    calls: list[None] = []
+    method = getattr(MissingWorkers, name)
+
+    def counted(self, *args):
+        calls.append(None)
+        return method(self, *args)
+
+    monkeypatch.setattr(MissingWorkers, name, counted)
+    return calls
+
+
+@pytest.mark.skipif(IS_COMPILED, reason="methods of the compiled core cannot be counted")
+def test_workers_that_change_nothing_cost_no_look_at_the_tests(monkeypatch):
+    cluster = make()
+    cluster.join("old", capabilities=OLD)
+    cluster.submit(*(task(f"t{number}", requirements=CUDA) for number in range(10)))
+    looks = count_calls(monkeypatch, "_unserved")
+    for number in range(50):
+        cluster.join(f"other{number}", capabilities=OLD)
+    assert not looks
+    cluster.join("new", capabilities=NEW)
+    assert len(looks) == 1
+    assert notices(cluster)[-1] == "the wait for a worker with cuda>=12 is over"
+
+
+@pytest.mark.skipif(IS_COMPILED, reason="methods of the compiled core cannot be counted")
+def test_many_workers_that_did_not_collect_a_test_cost_a_look_each(monkeypatch):
+    cluster = make()
+    for number in range(50):
+        cluster.join(f"w{number}")
+    cluster.submit(task("t"), task("u"), ready=False)
+    looks = count_calls(monkeypatch, "_lacking")
+    for number in range(50):
+        cluster.ready(f"w{number}", missing=["t"])
+    assert len(looks) <= 50

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from fleetest.balancing.migration import is_movable
 from fleetest.core import commands, events
 from fleetest.core.model import Capabilities, Limits, Verdict
 from fleetest.core.requirements import parse_options
@@ -72,6 +73,13 @@ def test_a_hedge_that_still_waits_is_taken_back_when_the_test_has_ended(cluster)
     assert cluster.verdicts()["long"] is Verdict.PASSED
     assert [kill.lease_ids for kill in cluster.all(commands.KillLeases)] == [(second.lease_id,)]
     assert second.lease_id not in cluster.state.cluster.leases
+
+
+def test_a_hedge_that_waits_is_not_moved(cluster):
+    begin(cluster)
+    second = hedge(cluster)
+    assert not second.is_started
+    assert not is_movable(second, cluster.state.cluster.limits)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Hedging:
         """
         slots = list(busy)
         heads = [head for slot in slots if (head := slot.head()) is not None]
-        left_s = sum(run.left_s for run in {head.task.run for head in heads})
+        left_s = sum(run.left_s for run in dict.fromkeys(head.task.run for head in heads))
         ideal_s = left_s / max(1, self._placement.accepting_slots)
         late: list[tuple[float, LiveLease]] = []
         for head in heads:

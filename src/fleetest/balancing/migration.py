@@ -134,6 +134,8 @@ def is_movable(live: LiveLease, limits: Limits) -> bool:
         or live.is_revoked
         or live.kill_reason
         or live.task.group.keep_together
+        # Taken back, a hedge would not be queued again, and its move be for nothing.
+        or live.task.extra_leases
         or live.task.moves >= limits.moves_max
     )
 

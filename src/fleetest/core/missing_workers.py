@@ -38,12 +38,13 @@ class MissingWorkers:
         changed, cluster.to_review = cluster.to_review, {}
         if not cluster.limits.workers_may_join:
             return
+        runs = changed
         if cluster.fleet_changes != self._seen_changes:
             self._seen_changes = cluster.fleet_changes
-            changed = dict.fromkeys(cluster.runs.values())
-        for run in changed:
+            runs = dict.fromkeys(cluster.runs.values())
+        for run in runs:
             if not run.is_finished and run.cancellation is None:
-                self._review(run)
+                self._review(run, has_changed=run in changed)
 
     def due(self, run_id: RunId, wanted: Wanted) -> None:
         """The run has waited as long as it wanted."""
@@ -51,26 +52,31 @@ class MissingWorkers:
         if run is None or run.cancellation is not None:
             return
         # The same event may have brought a worker.
-        self._review(run)
+        self._review(run, has_changed=True)
         if wanted in run.missing:
             del run.missing[wanted]
             tasks = self._all_waiting(run) if wanted is None else self._unserved(run).get(wanted, ())
             if tasks or wanted is None:
                 self._end(run, wanted, tasks)
 
-    def _review(self, run: Run) -> None:
+    def _review(self, run: Run, *, has_changed: bool) -> None:
+        """``has_changed``: not only the fleet has, but what of the run is queued, or who can execute that."""
         cluster = self._cluster
         if not cluster.known_kinds and not cluster.limits.announced:
             # One word about the whole run; the rest is said when there is somebody who lacks something.
             if None not in run.missing:
                 self._miss(run, None, self._all_waiting(run))
             return
-        run.unserved = {
+        unserved = {
             task_class: None
             for suite in run.suites.values()
             for task_class in suite.classes
             if not self._is_served(task_class)
         }
+        if not has_changed and None not in run.missing and unserved.keys() == run.unserved.keys():
+            # A worker came or went that makes no difference to it: its tasks need not be looked through.
+            return
+        run.unserved = unserved
         tasks = self._unserved(run)
         for wanted in [wanted for wanted in run.missing if wanted not in tasks]:
             self._found(run, wanted)
@@ -82,13 +88,14 @@ class MissingWorkers:
         placement, suite, kind = self._cluster.placement, task_class.suite, task_class.kind
         needed = kind.requirements.workers
         count = sum(matches(kind.requirements, announced) for announced in self._cluster.limits.announced)
-        count -= len(self._lacking(task_class))
+        # As many may lack the tasks as have said so: hardly ever must it be known which of them fit and are there.
+        enough = needed + len(task_class.lacking)
         for capability_kind, workers in self._cluster.known_kinds.items():
             if placement.fits(kind, capability_kind):
                 count += workers - suite.unable.get(capability_kind, 0)
-                if count >= needed:
+                if count >= enough:
                     return True
-        return count >= needed
+        return count >= needed and count - len(self._lacking(task_class)) >= needed
 
     def _lacking(self, task_class: TaskClass) -> list[WorkerId]:
         """Workers that fit and can execute the suite, but did not collect these tasks."""

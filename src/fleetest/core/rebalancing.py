@@ -137,6 +137,6 @@ class Rebalancing:
             del self._asked[live]
         asked_before = cluster.now - cluster.limits.revoke_answer_s
         overdue = [live for live, asked_at in self._asked.items() if asked_at <= asked_before]
-        for slot in idle if overdue else ():
+        for slot in [slot for slot in idle if not slot.leases] if overdue else ():
             is_granted |= any(self._hedge(Hedge(live, slot)) for live in overdue)
         return is_granted
