@@ -331,7 +331,7 @@ def test_a_task_is_moved_only_so_often():
     [slot] = cluster.state.cluster.workers["a"].slots
 
     def propose(idle, busy, now):
-        return [Move([planned.lease], slot, next(iter(idle)), closes_donor=False)]
+        return [Move([planned.lease], slot, next(iter(idle)))]
 
     balancer(cluster).propose = propose
     cluster.start("long")

@@ -54,6 +54,30 @@ def test_urgent_work_leaves_the_slot_of_a_long_test_for_the_next_one_that_is_fre
     assert list(cluster.verdicts()).count("waits") == 1
 
 
+def test_it_does_not_go_from_behind_one_long_test_to_behind_another(cluster):
+    cluster.join("busy")
+    cluster.join("as busy")
+    cluster.submit(task("long", expected_s=60.0), run="long")
+    cluster.submit(task("as long", expected_s=60.0), run="as long", ready=False)
+    cluster.ready("as busy", run="as long")
+    cluster.join("other")
+    lows = [task(f"low{number}", expected_s=3.0, group="g", keep_together=True) for number in range(9)]
+    cluster.submit(*lows, run="low", ready=False)
+    cluster.ready("other", run="low")
+    cluster.start("long", "as long", "low0")
+    cluster.submit(task("waits", expected_s=0.3), run="urgent", priority=URGENT, ready=False)
+    for name in ("busy", "as busy", "other"):
+        cluster.ready(name, run="urgent")
+    assert cluster.worker_of("waits") in ("busy", "as busy")
+    cluster.wait(1.5)
+    assert asked_back(cluster) == ["waits"]
+    cluster.give_back("waits")
+    was_granted_to = [name for name in ("busy", "as busy", "other") if "waits" in cluster.queues[name, 0]]
+    assert was_granted_to == ["busy"]
+    cluster.finish("low0", duration_s=3.0)
+    assert cluster.worker_of("waits") == "other"
+
+
 def test_the_slot_of_the_long_test_gets_work_again_when_that_has_ended(cluster):
     begin(cluster)
     cluster.wait(1.0)

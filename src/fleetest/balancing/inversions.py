@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest
 
 from fleetest.balancing.expectation import Expectation
@@ -47,7 +48,8 @@ class Inversions:
     def propose(self, busy: Iterable[Slot], now: Instant) -> list[Move]:
         """At most one move from a slot; the most urgent work first, of that what would wait longest.
 
-        A slot from which something is taken gets nothing more until its test has ended: it would get the same again.
+        A slot from which something is taken gets nothing more until its test has ended, nor do others that are as long
+        at work: they would get the same again.
         """
 
         def age_s(slot: Slot) -> float:
@@ -61,28 +63,39 @@ class Inversions:
         free = soonest_free(slots, self._expectation, now)
         waiting.sort(key=lambda each: (-each.lease.task.priority, -each.wait_s))
         taken: dict[Slot, dict[LiveLease, Slot]] = {}
+        shortest_s = math.inf
         for each in waiting:
             taker = self._taker(each, free)
             if taker is not None:
                 taken.setdefault(each.lease.slot, {})[each.lease] = taker
+                shortest_s = min(shortest_s, each.wait_s)
         moves = []
         for donor, to in taken.items():
             head, *others = donor.leases.values()
             leases = beyond_class(head.task, [(live, live.predicted_s) for live in others if live in to])
             if leases:
-                moves.append(Move([live for live, _ in leases], donor, to[leases[0][0]], closes_donor=True))
+                moves.append(Move([live for live, _ in leases], donor, to[leases[0][0]], [donor]))
+        if moves:
+            # The takers start it in less than this.
+            late_s = shortest_s / WAIT_FACTOR
+            long = [slot for slot in slots if len(slot.leases) == 1 and self._rest_s(slot, now) > late_s]
+            moves[0] = replace(moves[0], closes=[moves[0].donor, *long])
         return moves
+
+    def _rest_s(self, slot: Slot, now: Instant) -> float:
+        """For how long the first test of the slot is expected to run yet."""
+        head, elapsed_s = slot.head(), now - slot.head_since
+        assert head is not None
+        if head.is_started:
+            return self._expectation.rest_s(head, elapsed_s)
+        return max(0.0, self._expectation.mean_s(slot.worker, head.task) - elapsed_s)
 
     def _waiting(self, slot: Slot, now: Instant) -> Iterable[_Urgent]:
         """What may be taken from this slot and is expected to wait for long."""
         if not slot.worker.is_linked:
             return
-        head, *others = slot.leases.values()
-        elapsed_s, worker, mean_s = now - slot.head_since, slot.worker, self._expectation.mean_s
-        if head.is_started:
-            wait_s = self._expectation.rest_s(head, elapsed_s)
-        else:
-            wait_s = max(0.0, mean_s(worker, head.task) - elapsed_s)
+        _, *others = slot.leases.values()
+        wait_s, worker, mean_s = self._rest_s(slot, now), slot.worker, self._expectation.mean_s
         for live in others:
             if wait_s >= WAIT_MIN_S and is_movable(live, self._limits):
                 yield _Urgent(live, wait_s)

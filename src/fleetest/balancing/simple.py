@@ -99,7 +99,7 @@ class LeastLoaded(RoundRobin):
                 ]
                 if fitting:
                     tail = fitting[-((len(fitting) + 1) // 2) :]
-                    moves.append(Move(tail, donor, receivers.take(receiver), closes_donor=False))
+                    moves.append(Move(tail, donor, receivers.take(receiver)))
                     break
         return moves
 

@@ -98,8 +98,8 @@ class Move:
     leases: Sequence[LiveLease]
     donor: Slot
     receiver: Slot
-    closes_donor: bool
-    """Nothing is put behind the running test of the donor any more."""
+    closes: Sequence[Slot] = ()
+    """Nothing is put behind the running tests of these slots any more."""
 
 
 @dataclass(frozen=True, slots=True)

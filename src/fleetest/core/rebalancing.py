@@ -114,7 +114,8 @@ class Rebalancing:
             live.is_revoked = True
             live.task.moves += 1
             self._asked[live] = self._cluster.now
-        donor.is_shunned = donor.is_shunned or move.closes_donor
+        for slot in move.closes:
+            slot.is_shunned = bool(slot.leases)
         self._cluster.outbox.add(RevokeLeases(donor.worker.worker_id, [live.lease_id for live in leases]))
 
     def _hedge(self, hedge: Hedge) -> bool:
