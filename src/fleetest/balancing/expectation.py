@@ -50,6 +50,14 @@ class Expectation:
         # The mean of a log-normal variable above a bound.
         return max(mean_s * _normal(deviation - beyond) / _normal(-beyond) - elapsed_s, late_s)
 
+    def head_rest_s(self, slot: Slot, now: Instant) -> float:
+        """For how long the first task of the slot, which has one, is expected to run yet."""
+        head, elapsed_s = slot.head(), now - slot.head_since
+        assert head is not None
+        if head.is_started:
+            return self.rest_s(head, elapsed_s)
+        return max(0.0, self.mean_s(slot.worker, head.task) - elapsed_s)
+
     def load_s(self, worker: Worker, now: Instant | None = None) -> float:
         """Expected remaining seconds per slot; without ``now``, of everything that it holds."""
         slots = worker.slots

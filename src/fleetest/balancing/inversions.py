@@ -78,24 +78,17 @@ class Inversions:
         if moves:
             # The takers start it in less than this.
             late_s = shortest_s / WAIT_FACTOR
-            long = [slot for slot in slots if len(slot.leases) == 1 and self._rest_s(slot, now) > late_s]
+            rest_s = self._expectation.head_rest_s
+            long = [slot for slot in slots if len(slot.leases) == 1 and rest_s(slot, now) > late_s]
             moves[0] = replace(moves[0], closes=[moves[0].donor, *long])
         return moves
-
-    def _rest_s(self, slot: Slot, now: Instant) -> float:
-        """For how long the first test of the slot is expected to run yet."""
-        head, elapsed_s = slot.head(), now - slot.head_since
-        assert head is not None
-        if head.is_started:
-            return self._expectation.rest_s(head, elapsed_s)
-        return max(0.0, self._expectation.mean_s(slot.worker, head.task) - elapsed_s)
 
     def _waiting(self, slot: Slot, now: Instant) -> Iterable[_Urgent]:
         """What may be taken from this slot and is expected to wait for long."""
         if not slot.worker.is_linked:
             return
         _, *others = slot.leases.values()
-        wait_s, worker, mean_s = self._rest_s(slot, now), slot.worker, self._expectation.mean_s
+        wait_s, worker, mean_s = self._expectation.head_rest_s(slot, now), slot.worker, self._expectation.mean_s
         for live in others:
             if wait_s >= WAIT_MIN_S and is_movable(live, self._limits):
                 yield _Urgent(live, wait_s)

@@ -76,9 +76,8 @@ class Migration:
         leases = iter(slot.leases.values())
         head = next(leases)
         worker, mean_s = slot.worker, self._expectation.mean_s
-        head_s = mean_s(worker, head.task)
-        is_stuck = elapsed_s > max(STUCK_MIN_S, STUCK_FACTOR * head_s)
-        rest_s = self._expectation.rest_s(head, elapsed_s) if head.is_started else max(0.0, head_s - elapsed_s)
+        is_stuck = elapsed_s > max(STUCK_MIN_S, STUCK_FACTOR * mean_s(worker, head.task))
+        rest_s = self._expectation.head_rest_s(slot, now)
         waiting = []
         for live in leases:
             seconds = mean_s(worker, live.task)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from fleetest.cli.history import opened_history, the_run
-from fleetest.client.terminal_text import one_line, printable
+from fleetest.client.terminal_text import counted, one_line, printable
 from fleetest.core.model import TaskId, TaskSpec, Verdict
 from fleetest.errors import UserError
 from fleetest.simulation.fleet_description import FleetDescription, parse_crash, parse_fleet, parse_workers
@@ -160,16 +160,12 @@ def _draw(file: Path, answer: Answer, question: Question) -> None:
 # What is answered -----------------------------------------------------------------------------------------------------
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _report(question: Question, answers: Sequence[Answer], left_out: dict[str, str]) -> list[str]:
     durations_s = [question.durations_s[test.task_id] for test in question.tests]
     slots = sum(machine.slots for machine in question.machines)
     lines = [
-        f"{_count(len(durations_s), 'test')}, {sum(durations_s):.1f} s of work, the longest {max(durations_s):.1f} s;"
-        f" {_count(len(question.machines), 'worker')}, {_count(slots, 'slot')}",
+        f"{counted(len(durations_s), 'test')}, {sum(durations_s):.1f} s of work, the longest {max(durations_s):.1f} s;"
+        f" {counted(len(question.machines), 'worker')}, {counted(slots, 'slot')}",
         f"no schedule is shorter than {question.bound_s:.1f} s",
         "",
     ]

@@ -16,6 +16,7 @@ import click
 
 from fleetest.cli.ask import bad_count, lost_workers, state_of
 from fleetest.cli.connection import asks, show_json, with_json
+from fleetest.client.terminal_text import counted
 from fleetest.errors import ExitStatus, UserError
 from fleetest.operator.terminal_table import STYLES, ago, cell, seconds
 
@@ -100,7 +101,7 @@ def _screen(seen: dict[str, Any], height: int) -> Group:
         f"   {status['finished_per_s']:.3g} tests/s",
         f"   slots {slots['used']}/{slots['total']}",
         f"   left {seconds(status['remaining_s'])}" if status["runs"] else "   no run in progress",
-        (f"   {_count(status['alerts']['open'], 'alert')}", "bold red") if status["alerts"]["open"] else "",
+        (f"   {counted(status['alerts']['open'], 'alert')}", "bold red") if status["alerts"]["open"] else "",
     )
     parts = [head, Text(""), _workers(seen["workers"], max(4, height // 3))]
     if seen["lost"]:
@@ -144,10 +145,6 @@ def _lost(lost: list[dict[str, Any]]) -> Text:
     names = ", ".join(f"{cell(each['worker_id'])} ({ago(each['since'])})" for each in lost[:LOST_SHOWN])
     more = f" and {len(lost) - LOST_SHOWN} more" if len(lost) > LOST_SHOWN else ""
     return Text(f"lost: {names}{more}", style="red", no_wrap=True, overflow="ellipsis")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _runs(runs: list[dict[str, Any]]) -> Any:

@@ -33,6 +33,11 @@ def csv_text(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
+def counted(number: int, what: str) -> str:
+    """``1 test``, ``2 tests``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """``0.02 s``, ``12.3 s``, ``2:05``, ``1:02:05``: as short as it can be read at a glance."""
     if seconds < 59.95:
