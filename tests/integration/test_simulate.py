@@ -96,3 +96,103 @@ def test_a_picture_is_not_called_what_it_is_not(project: Path, tmp_path: Path) -
     assert done.returncode == 4
     assert done.stderr == f"fleetest: --svg {picture}: the picture is an SVG: give a name that ends with .svg\n"
     assert not picture.exists()
+
+
+# Of a running coordinator -------------------------------------------------------------------------------------------
+
+FLEET_SUITE = """
+import pytest
+
+@pytest.mark.fleet(resources={"licence": 1})
+def test_licence(): pass
+
+@pytest.mark.parametrize("number", range(5))
+def test_quick(number): pass
+"""
+
+
+@pytest.fixture
+def played(fleet, ask):
+    """Two workers that have run a suite: one has the licence that a test of it needs."""
+    (fleet.suite / "test_it.py").write_text(FLEET_SUITE)
+    fleet.worker("box-a", "--resource", "licence=1")
+    fleet.worker("box-b")
+    status, output, _ = fleet.run()
+    assert status == 0, output
+    return fleet
+
+
+def told_by(ask, *args: str) -> tuple[dict, str]:
+    """What is answered, and what is noted beside it."""
+    status, text = ask("simulate", *args, "--json")
+    assert status == 0, text
+    told, end = json.JSONDecoder().raw_decode(text)
+    return told, text[end:].strip()
+
+
+def test_a_run_of_a_coordinator_is_played_on_its_own_workers(played, ask):
+    told, notes = told_by(ask, "--fleet", played.url, "--token-file", str(played.directory / "data" / "view.token"))
+    assert sorted(worker["name"] for worker in told["workers"]) == ["box-a", "box-b"]
+    assert told["strategies"][0]["verdicts"] == {"passed": 6}
+    assert told["left_out"]["xdist load"] == "it knows no requirements"
+    assert notes == ""
+
+
+def test_workers_that_take_no_work_are_left_out(played, ask):
+    ask("drain", "box-b")
+    told, notes = told_by(ask, "--fleet", played.url)
+    assert [worker["name"] for worker in told["workers"]] == ["box-a"]
+    assert notes == "fleetest: worker box-b is left out: draining"
+    ask("drain", "box-a")
+    status, text = ask("simulate", "--fleet", played.url)
+    assert status == 4
+    assert text.splitlines()[-1] == (
+        f"fleetest: no worker of {played.url} takes work: describe a fleet instead,"
+        f" --coordinator {played.url} --workers 5x8"
+    )
+
+
+def test_a_run_of_a_coordinator_is_played_on_another_fleet(played, ask):
+    """Nobody there has the licence; the whole fleet once more has it twice."""
+    told, _ = told_by(ask, "--coordinator", played.url, "--workers", "4x1")
+    assert len(told["workers"]) == 4
+    assert told["strategies"][0]["verdicts"] == {"passed": 5, "not_run": 1}
+    file = played.directory / "twice.toml"
+    file.write_text("[[worker]]\nname = 'box'\ncount = 4\nslots = 1\nresources = { licence = 1 }\n")
+    told, _ = told_by(ask, "--coordinator", played.url, "--fleet", str(file))
+    assert told["strategies"][0]["verdicts"] == {"passed": 6}
+
+
+def test_a_history_file_is_played_on_the_workers_of_a_coordinator(played, project, ask):
+    history = str(project / ".fleetest" / "history.duckdb")
+    told, _ = told_by(ask, "--fleet", played.url, "--history", history)
+    assert told["tests"] == 16
+    assert sorted(worker["name"] for worker in told["workers"]) == ["box-a", "box-b"]
+
+
+def test_what_a_run_needs_is_said_to_be_unknown_after_a_restart(played, ask):
+    before, _ = told_by(ask, "--coordinator", played.url, "--workers", "2x1")
+    played.coordinator.terminate()
+    played.coordinator.communicate()
+    played.start_coordinator(played.url.rpartition(":")[2])
+    told, notes = told_by(ask, "--coordinator", played.url, "--workers", "2x1")
+    assert told["work_s"] == pytest.approx(before["work_s"], rel=0.01)
+    assert told["strategies"][0]["verdicts"] == {"passed": 6}
+    assert notes == (
+        "fleetest: what the tests of this run need is not known any more: they are played as if any worker would do"
+    )
+
+
+def test_a_coordinator_that_is_not_there_or_refuses_is_one_line(fleet, ask):
+    wrong = fleet.directory / "wrong"
+    wrong.write_text("x" * 43)
+    wrong.chmod(0o600)
+    for args, status in (
+        (["--fleet", "ws://127.0.0.1:1"], 10),
+        (["--fleet", fleet.url, "--token-file", str(wrong)], 11),
+        (["--fleet", fleet.url], 4),
+        (["--coordinator", fleet.url, "--workers", "1x1"], 4),
+        (["--fleet", "ftp://127.0.0.1"], 4),
+    ):
+        found, text = ask("simulate", *args)
+        assert (found, len(text.splitlines())) == (status, 1), text

@@ -50,12 +50,14 @@ ASKING = {
     "quarantine": ["quarantine", HOSTILE],
     "release": ["release", HOSTILE],
     "doctor": ["doctor"],
+    "simulate": ["simulate", "--fleet", "ws://127.0.0.1:1"],
 }
 MORE = [["workers", HOSTILE], ["show", "--json"], ["status", "--json"], ["workers", "--json"], ["logs", HOSTILE, "--json"],
         ["why", HOSTILE, "--json"], ["alerts", "--json"], ["cancel", "no\x1b[2Jrun"], ["why", "no\x1b[2Jtest"],
         ["drain", "no\x1b[2Jworker"], ["alerts", "--acknowledge", HOSTILE],
+        ["simulate", "--fleet", "ws://127.0.0.1:1", "--json"], ["simulate", "--coordinator", "ws://h:1", "--workers", "2x1"],
         *(["export", "--format", name] for name in ("junit", "json", "html"))]  # fmt: skip
-ASK_NOBODY = {"run", "history", "coordinator", "worker", "simulate", "token", "completion", "version"}
+ASK_NOBODY = {"run", "history", "coordinator", "worker", "token", "completion", "version"}
 DOCUMENT = openapi(api_routes())
 TABLE = RouteTable(api_routes())
 

@@ -13,6 +13,7 @@ from fleetest.errors import UserError
 from fleetest.simulation import gantt as gantt_module
 from fleetest.simulation.fleet_description import parse_crash, parse_fleet, parse_workers
 from fleetest.simulation.gantt import escape, gantt
+from fleetest.simulation.recorded_suite import RecordedTest, as_played
 from fleetest.simulation.simulated_worker import Execution
 from fleetest.simulation.what_if import STRATEGIES, Answer, Crash, Machine, Question, lognormal_tests, why_not
 
@@ -203,6 +204,34 @@ def test_crashes_name_workers_that_exist():
         parse_crash("worker-1", machines)
 
 
+# What was recorded ----------------------------------------------------------------------------------------------------
+
+
+def recorded(name, duration_s, worker="", *, median_s=None, group=""):
+    return RecordedTest(TaskSpec(TaskId(name), group=group, expected_s=median_s), duration_s, worker)
+
+
+def test_what_ran_on_a_slow_machine_takes_less_on_a_typical_one():
+    """The speed of a machine counts when its test is played, not twice."""
+    tests, durations_s, left_out = as_played(
+        [recorded("f::a", 4.0, "slow"), recorded("f::b", 4.0, "gone"), recorded("f::c", 4.0, "slow", median_s=3.0)],
+        {"slow": 0.5},
+        by_median=False,
+    )
+    assert durations_s == {"f::a": 2.0, "f::b": 4.0, "f::c": 2.0}
+    assert [test.expected_s for test in tests] == [2.0, 4.0, 3.0]
+    assert {test.group for test in tests} == {"f"}
+    assert left_out == 0
+
+
+def test_medians_stand_in_and_what_nobody_knows_is_left_out():
+    told = [recorded("f::a", 4.0, median_s=3.0), recorded("f::b", None, median_s=2.0), recorded("f::c", None)]
+    tests, durations_s, left_out = as_played(told, {}, by_median=True)
+    assert durations_s == {"f::a": 3.0, "f::b": 2.0}
+    assert [test.task_id for test in tests] == ["f::a", "f::b"]
+    assert left_out == 1
+
+
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
@@ -288,8 +317,12 @@ def test_the_command_answers_in_json():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--tasks", "5"], "either --fleet FILE.toml or --workers"),
+        (["--tasks", "5"], "describe the fleet with --fleet FILE.toml or --workers 5x8, or name one: --fleet URL"),
         (["--tasks", "5", "--workers", "1x1", "--fleet", "f"], "either --fleet FILE.toml or --workers"),
+        (["--fleet", "ws://h:1", "--workers", "1x1"], "write --coordinator URL with"),
+        (["--fleet", "ws://h:1", "--coordinator", "ws://h:1"], "write --coordinator URL with"),
+        (["--workers", "1x1", "--tls-ca", "f"], "--tls-ca is for a coordinator"),
+        (["--workers", "1x1", "--token-file", "f"], "--token-file is for a coordinator"),
         (["--tasks", "5", "--workers", "1x1", "--strategy", "best"], "unknown strategy 'best'"),
         (["--tasks", "5", "--workers", "1x1", "--lognormal", "0"], "write mu,sigma"),
         (["--tasks", "5", "--workers", "1x1", "--lognormal", "0,9"], "write mu,sigma"),

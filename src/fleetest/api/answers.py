@@ -6,7 +6,7 @@ These shapes are a promise: fields are added, never renamed or given another mea
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -277,6 +277,46 @@ class TaskRow(Answer, kw_only=True):
     worker: str | None
     started_at: Time | None
     reason: str
+
+
+class NeedCondition(Answer, kw_only=True):
+    """About a capability of a worker, as in the mark: ``cuda>=12``."""
+
+    name: str
+    operator: Literal["=", "!=", ">=", ">", "<=", "<", "==="]
+    """===: the very same text, without case."""
+    value: str
+
+
+class Needs(Answer, kw_only=True):
+    """What a worker must have and give to execute a test."""
+
+    resources: dict[str, float]
+    requires: list[list[NeedCondition]]
+    """All of them; of each any one."""
+    prefers: list[list[NeedCondition]]
+    locks: list[str]
+    alone: bool
+    workers: int
+    """That execute it together."""
+
+
+class WorkloadTest(Answer, kw_only=True):
+    """One test of a run, as a simulation of the run plays it."""
+
+    task_id: str
+    suite: str
+    group: str
+    keep_together: bool
+    """The group is a user's mark and is never split."""
+    priority: int
+    duration_s: float | None
+    """Of the attempt that decided; null: there was none yet."""
+    expected_s: float | None
+    """From the history: the median of its last passed attempts; null: none passed."""
+    worker: str | None
+    needs: Needs | None
+    """null: not known any more; it is of runs that are live or have just ended."""
 
 
 class Attempt(Answer, kw_only=True):

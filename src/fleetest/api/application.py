@@ -24,6 +24,7 @@ from fleetest.api.handlers.runs import RunRoutes
 from fleetest.api.handlers.server import ServerRoutes, fleet_numbers
 from fleetest.api.handlers.tasks import TaskRoutes
 from fleetest.api.handlers.workers import WorkerRoutes
+from fleetest.api.handlers.workload import WorkloadRoutes
 from fleetest.api.live_index import LiveIndex
 from fleetest.api.metrics import MEDIA_TYPE, FleetMetrics
 from fleetest.api.openapi import openapi, reference_page
@@ -102,6 +103,7 @@ class Api:
             *LoginRoutes(self.context).routes(),
             *runs.routes(),
             *TaskRoutes(self.context, runs).routes(),
+            *WorkloadRoutes(self.context).routes(),
             *WorkerRoutes(self.context, self._series, self._states).routes(),
             *AlertRoutes(self.context).routes(),
             *QueueRoutes(self.context).routes(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,15 +127,16 @@ class HistoryQueries:
         """Whether any task's id contains ``test``."""
         return bool(self.ask("SELECT 1 FROM attempts WHERE contains(task_id, ?) LIMIT 1", test).rows)
 
-    def expected_durations(self) -> dict[str, float]:
-        """Seconds by task id: the median of the last five passed attempts among the recent ones."""
+    def expected_durations(self, task_ids: Sequence[str] | None = None) -> dict[str, float]:
+        """Seconds by task id: the median of the last five passed attempts among the recent ones; None: of all tasks."""
+        chosen = "" if task_ids is None else "AND task_id IN (SELECT unnest(?))"
         cursor = self._connection.execute(
-            """
+            f"""
             SELECT task_id, list_median(arg_max(duration_s, rowid, ?)) FROM attempts
-            WHERE verdict = 'passed' AND duration_s >= 0 AND rowid >= (SELECT count(*) FROM attempts) - ?
+            WHERE verdict = 'passed' AND duration_s >= 0 AND rowid >= (SELECT count(*) FROM attempts) - ? {chosen}
             GROUP BY task_id
             """,
-            [_DURATIONS_PER_TASK, RECENT_ATTEMPTS],
+            [_DURATIONS_PER_TASK, RECENT_ATTEMPTS, *([] if task_ids is None else [list(task_ids)])],
         )
         durations: dict[str, float] = {}
         # In parts, so that the event loop's thread gets its turn in between.

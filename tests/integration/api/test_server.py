@@ -151,6 +151,55 @@ def test_a_run_from_submission_to_history(serve):
     run(main)
 
 
+def test_the_workload_of_a_run_while_it_lives_and_when_it_is_history(serve):
+    """The same tests in the same order, in pages; what they need only as long as the state knows it."""
+
+    async def main():
+        async with serve(history=True) as served, worker(served, slots=1) as w1:
+            mark = {"requires": "os=linux | os=darwin", "cpus": 1, "lock": "db", "prefer": "cuda>=12"}
+            submitted = await served.ask("POST", "/api/v1/runs", body=commands("a", "b", "c", needs=mark))
+            url = f"{submitted.value['url']}/workload"
+            w1.finish((await w1.granted(1))[0])
+            await w1.granted(1)
+
+            async def pages(limit):
+                found, cursor = [], ""
+                while cursor is not None:
+                    page = (await served.ask("GET", f"{url}?limit={limit}&cursor={cursor}", Role.VIEW)).value
+                    assert len(page["items"]) <= limit
+                    found += page["items"]
+                    cursor = page["next_cursor"]
+                return found
+
+            live = await pages(2)
+            assert live == await pages(3)
+            assert sorted(each["task_id"] for each in live) == ["a", "b", "c"]
+            [done] = [each for each in live if each["duration_s"] is not None]
+            assert (done["duration_s"], done["worker"], done["expected_s"]) == (0.5, "w1", None)
+            assert done["needs"] == {
+                "resources": {"cpus": 1.0},
+                "requires": [[{"name": "os", "operator": "=", "value": name} for name in ("linux", "darwin")]],
+                "prefers": [[{"name": "cuda", "operator": ">=", "value": "12"}]],
+                "locks": ["db"],
+                "alone": False,
+                "workers": 1,
+            }
+            for _ in range(2):
+                w1.finish((await w1.granted(1))[0])
+            await is_over(served, submitted.value["run_id"])
+            for _ in range(2):  # The state remembers two finished runs: after two more it is history's.
+                again = await served.ask("POST", "/api/v1/runs", body=commands("d"))
+                w1.finish((await w1.granted(1))[0])
+                await is_over(served, again.value["run_id"])
+            past = await pages(2)
+            assert [each["task_id"] for each in past] == [each["task_id"] for each in live]
+            assert [(each["duration_s"], each["expected_s"], each["needs"]) for each in past] == [(0.5, 0.5, None)] * 3
+            unknown = await served.ask("GET", "/api/v1/runs/none/workload", Role.VIEW)
+            assert (unknown.status, unknown.value["code"]) == (404, "unknown_run")
+
+    run(main)
+
+
 def test_only_what_failed_runs_again_with_what_it_depends_on(serve):
     async def main():
         async with serve(history=True) as served, worker(served, slots=3) as w1:
