@@ -5,6 +5,7 @@ Loaded by every pytest in the environment, so it imports nothing but pytest unti
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,6 +109,14 @@ def fleet_gang() -> Any:
     from fleetest.runner.gang import ALONE
 
     return ALONE
+
+
+@pytest.fixture(scope="session")
+def fleet_variant() -> Any:
+    """The value that tests are executed for, as the environment says; a runner has another fixture of this name."""
+    from fleetest.runner.variant import VARIABLE, Variant
+
+    return Variant(os.environ.get(VARIABLE, ""))
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fleetest.errors import ExitStatus
 
 EACH = """
@@ -45,6 +47,67 @@ def test_every_test_of_a_run_can_be_for_each_value(fleet):
     assert status == ExitStatus.OK, output
     assert names == ["test_it @ rack=a", "test_it @ rack=b"]
     assert "[100%]" in output
+
+
+SEES_ITS_VALUE = """
+import os, subprocess
+import pytest
+
+@pytest.fixture(scope="session")
+def screen(fleet_variant):
+    return fleet_variant.value
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_session(request):
+    yield os.environ.get("FLEETEST_VARIANT", "none")
+
+@pytest.mark.fleet(each="screen")
+@pytest.mark.parametrize("n", range(20))
+def test_each(n, screen, whole_session, fleet_variant):
+    assert fleet_variant.name == "screen"
+    assert f"screen={screen}" == str(fleet_variant) == os.environ["FLEETEST_VARIANT"] == whole_session
+    text = subprocess.run(["sh", "-c", 'printf %s "$FLEETEST_VARIANT"'], stdout=subprocess.PIPE).stdout.decode()
+    assert text == str(fleet_variant)
+    with open(f"seen-{screen}-{n}", "x"):
+        pass
+
+@pytest.mark.parametrize("n", range(20))
+def test_once(n, fleet_variant, screen):
+    assert (bool(fleet_variant), str(fleet_variant), screen) == (False, "", "")
+    assert "FLEETEST_VARIANT" not in os.environ
+
+@pytest.mark.fleet(each="screen", workers=2)
+def test_gang(fleet_variant, fleet_gang):
+    assert fleet_gang.size == 2
+    with open(f"gang-{fleet_variant.value}-{fleet_gang.rank}", "x"):
+        pass
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_test_sees_the_value_that_it_is_executed_for(fleet, start_method):
+    (fleet.suite / "test_it.py").write_text(SEES_ITS_VALUE)
+    values = ("small", "größer @ 2")
+    for name in ("w1", "w2"):
+        fleet.worker(name, "--slots", "1", *(part for value in values for part in ("--label", f"screen={value}")))
+    status, output, names = fleet.run("-rA", "--fleet-start-method", start_method)
+    assert status == ExitStatus.OK, output
+    assert len(names) == len(set(names)) == 2 * 20 + 20 + 2
+    assert {path.name for path in fleet.suite.glob("seen-*")} == {
+        f"seen-{value}-{n}" for value in values for n in range(20)
+    }
+    assert {path.name for path in fleet.suite.glob("gang-*")} == {
+        f"gang-{value}-{n}" for value in values for n in range(2)
+    }
+
+
+def test_without_a_fleet_the_value_is_what_the_environment_says(pytester, monkeypatch):
+    pytester.makepyfile("def test_it(fleet_variant):\n    print(f'<{fleet_variant}>', bool(fleet_variant))\n")
+    for options in (["--fleet=no"], ["--fleet=1"]):
+        monkeypatch.delenv("FLEETEST_VARIANT", raising=False)
+        pytester.runpytest_subprocess("-s", *options).stdout.fnmatch_lines(["*<> False*"])
+        monkeypatch.setenv("FLEETEST_VARIANT", "browser=firefox")
+        pytester.runpytest_subprocess("-s", *options).stdout.fnmatch_lines(["*<browser=firefox> True*"])
 
 
 NEEDY = """

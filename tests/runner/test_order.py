@@ -107,6 +107,43 @@ def test_queued_positions_are_taken_back(start: Any, tmp_path: Path) -> None:
     assert [row[:2] for row in queue.rows_until("idle") if row[0] == "passed"] == [["passed", 0], ["passed", 2]]
 
 
+_VARIANTS = {
+    "conftest.py": _CONFTEST
+    + """
+    @pytest.fixture(scope="session")
+    def screen(fleet_variant):
+        note("+<%s>" % fleet_variant)
+        assert str(fleet_variant) == os.environ.get("FLEETEST_VARIANT", "")
+        yield
+        note("-<%s>" % fleet_variant)
+""",
+    "test_a.py": "def test_1(): pass\ndef test_2(): pass\ndef test_3(screen): pass\ndef test_4(screen): pass\n",
+}
+_VARIANT_MARK = 0x40000000
+
+
+def test_between_values_of_a_capability_everything_is_torn_down(start: Any, tmp_path: Path, any_python: str) -> None:
+    program = start(_VARIANTS, python=any_python)
+    program.collect()
+    queue = program.fork()
+    variants = program.scratch / "gw0.variants"
+    # All of it is queued at once; the value of a position is what was said last before it was written.
+    variants.write_text('[0, "screen=never"]\n[0, "screen=ä"]\n[1, "screen=ä"]\n[2, "screen=b"]\n', encoding="utf-8")
+    marked = [position | _VARIANT_MARK for position in (0, 1, 2)]
+    rows = queue.run(*marked, 3)
+    assert [row[:2] for row in rows] == [["passed", position] for position in range(4)]
+    on, off = "+session +test_a", "-test_a -session"
+    first = f"{on} +test_1 -test_1 +test_2 -test_2 {off}"
+    second = "+session +<screen=b> +test_a +test_3 -test_3 -test_a -<screen=b> -session"
+    assert _notes(tmp_path) == f"{first} {second} +session +<> +test_a +test_4 -test_4 -test_a -<> -session"
+    # Beside tests that are for no value, where nothing looked at it, what is set up stays.
+    (tmp_path / "suite" / "notes").unlink()
+    with variants.open("a", encoding="utf-8") as file:
+        file.write('[1, "screen=b"]\n')
+    queue.run(0, 1 | _VARIANT_MARK)
+    assert _notes(tmp_path) == f"{on} +test_1 -test_1 +test_2 -test_2 {off}"
+
+
 def test_a_foreign_user_of_nextitem_gets_a_real_one(start: Any) -> None:
     program = start(
         {

@@ -23,7 +23,12 @@ SUBMISSION = wire.SubmitRun(RunId("0" * 32), (COMMANDS, wire.PytestSuite("unit",
         ("", "odd @ os=linux", "cd /lab && true"),
         ("", "unknown", ""),
         ("unit", "unit::t.py::test_a", "cd /suite && python -m pytest t.py::test_a"),
-        ("unit", "unit::t.py::test_a @ gpu.model=NVIDIA H100", "cd /suite && python -m pytest t.py::test_a"),
+        (
+            "unit",
+            "unit::t.py::test_a @ gpu.model=NVIDIA H100",
+            "cd /suite && FLEETEST_VARIANT='gpu.model=NVIDIA H100' python -m pytest t.py::test_a",
+        ),
+        ("gone", "t.py::test_a @ os=linux", "FLEETEST_VARIANT=os=linux python -m pytest t.py::test_a"),
         ("unit", "unit::t.py::test_a[x @ os=linux]", "cd /suite && python -m pytest 't.py::test_a[x @ os=linux]'"),
     ],
 )

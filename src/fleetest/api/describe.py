@@ -210,6 +210,7 @@ def reproduce(submission: wire.SubmitRun | None, suite_name: str, task_id: str) 
     full_id = task_id.removeprefix(f"{suite_name}::") if suite_name else task_id
     found = _VARIANT.fullmatch(full_id)
     own_id, variant = found.groups() if found is not None else (full_id, "")
+    value = f"{VARIANT_VARIABLE}={shlex.quote(variant)} " if variant else ""
     suite = next((suite for suite in submission.suites if suite.name == suite_name), None) if submission else None
     if isinstance(suite, wire.CommandSuite):
         named = {spec.name: spec for spec in suite.commands if spec.name in (own_id, full_id)}
@@ -217,12 +218,11 @@ def reproduce(submission: wire.SubmitRun | None, suite_name: str, task_id: str) 
         if spec is None:
             return ""
         # Without its environment: that may hold what a viewer must not read.
-        value = f"{VARIANT_VARIABLE}={shlex.quote(variant)} " if spec.name != full_id else ""
-        return f"cd {shlex.quote(spec.directory)} && {value}{shlex.join(spec.argv)}"
+        return f"cd {shlex.quote(spec.directory)} && {value if spec.name != full_id else ''}{shlex.join(spec.argv)}"
     if isinstance(suite, wire.PytestSuite):
-        command = shlex.join([suite.python or "python", "-m", "pytest", own_id])
+        command = value + shlex.join([suite.python or "python", "-m", "pytest", own_id])
         return f"cd {shlex.quote(suite.directory)} && {command}" if suite.directory else command
-    return shlex.join(["python", "-m", "pytest", own_id]) if "::" in own_id else ""
+    return value + shlex.join(["python", "-m", "pytest", own_id]) if "::" in own_id else ""
 
 
 def run_url(run_id: RunId | str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fleetest.core.model import GangPlace, TaskId
-from fleetest.processes import stack_dumps
+from fleetest.processes import stack_dumps, variant_file
 from fleetest.processes.gang_place import MARK, write_place
 from fleetest.processes.process_groups import kill_session, signal_group
 from fleetest.processes.runner_channel import RunnerChannel
@@ -44,6 +44,10 @@ class Runner:
         """The test at this position is executed with others: what to write into the channel for it. Raises OSError."""
         write_place(self._scratch / f"{self.runner_id}.gang", place)
         return position | MARK
+
+    def note_variants(self, variants: Mapping[int, str]) -> None:
+        """What the tests at these positions are executed for; before the positions are written. Raises OSError."""
+        variant_file.append_variants(self._scratch / f"{self.runner_id}.variants", variants)
 
     def collected(self, positions: Mapping[TaskId, int]) -> None:
         self.positions = positions

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from fleetest.core.model import LeaseId, RunId, Verdict
 from fleetest.errors import RemoteProtocolError
+from fleetest.processes import variant_file
 from fleetest.processes.deadline import RunningDeadline
 from fleetest.processes.frames import (
     Exit,
@@ -21,7 +22,7 @@ from fleetest.processes.frames import (
     Waiting,
     WarningRow,
 )
-from fleetest.processes.gang_place import MARK
+from fleetest.processes.gang_place import MARK as GANG_MARK
 from fleetest.processes.out_of_memory import OomWatch
 from fleetest.processes.process_groups import describe_status
 from fleetest.processes.read_pacer import ReadPacer, ResultRate
@@ -36,6 +37,7 @@ _BATCH_MIN = 25
 _BOOT_FAILURES_MAX = 3
 _SILENT_RUNNER_S = 2.0
 _BOOT_TIMEOUT_S = 60.0
+_MARKS = GANG_MARK | variant_file.MARK
 
 
 class RunnerSource(Protocol):
@@ -237,13 +239,17 @@ class RunnerSeat:
 
     def _write(self, runner: Runner, chosen: list[HeldLease]) -> None:
         try:
+            variants = {held.position: held.lease.variant for held in chosen if held.lease.variant}
+            if variants:
+                runner.note_variants(variants)
             positions = [
-                held.position if held.lease.gang is None else runner.join_gang(held.lease.gang, held.position)
+                (held.position if held.lease.gang is None else runner.join_gang(held.lease.gang, held.position))
+                | (variant_file.MARK if held.lease.variant else 0)
                 for held in chosen
             ]
         except OSError as error:
             self._take_from_written(chosen)
-            self._fail_unwritten(f"cannot write the place of a gang: {error}")
+            self._fail_unwritten(f"cannot write what a test is executed for, or with whom: {error}")
             return
         if not runner.channel.write(positions):
             # No room, or it is dying; its next rows or its end bring us here again.
@@ -279,7 +285,7 @@ class RunnerSeat:
             if position == NOTHING:
                 self._nothing_sent = False
                 continue
-            recalled.append(self._written.pop(position & ~MARK))
+            recalled.append(self._written.pop(position & ~_MARKS))
         self._unwritten.extendleft(reversed(recalled))
 
     # Listening ----------------------------------------------------------------------------------------------------

@@ -9,15 +9,17 @@ import struct
 import time
 
 from .frames import FRAME_BYTES_MAX, encode_frame, send_with_descriptors
-from .gang import MARK
+from .gang import MARK as GANG_MARK
 from .portable import portable
 from .reports import encode_reported, is_compact, note_failed_subtests, phase_seconds, verdict_of
+from .variant import MARK as VARIANT_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Sequence
 
     from .gang import GangPlugin
+    from .variant import Variants
 
 NOTHING = 0xFFFFFFFF
 
@@ -63,12 +65,16 @@ class Runner:
         output_limit_bytes: int,
         gangs: GangPlugin,
         gang_file: str,
+        variants: Variants,
     ) -> None:
         self._session = session
         self._gangs = gangs
         self._gang_file = gang_file
         self._is_gangs = False
         """A gang executes the position that was read last."""
+        self._variants = variants
+        self._variant = ""
+        """What the position that was read last is executed for."""
         self._items = session.items
         self._keyword_counts = keyword_counts
         self._limit = output_limit_bytes
@@ -132,6 +138,7 @@ class Runner:
         if self._is_gangs:
             self._is_gangs = False
             self._gangs.enter(self._gang_file)
+        self._variants.enter(self._variant)
         self._position = position
         self._successor = _UNKNOWN
         self._waited_s = 0.0
@@ -164,13 +171,17 @@ class Runner:
                 self.flush()
                 self._successor = self._read_position(0)
                 self._waited_s += self._clock() - began
-        if self._successor in (_END, NOTHING):
-            return None
-        return self._items[self._successor]
+        return self._successor_item()
 
     def _queued_item(self) -> Optional[Any]:
         self._successor = self._queued_position()
-        return None if self._successor in (_END, NOTHING, _UNKNOWN) else self._items[self._successor]
+        return self._successor_item()
+
+    def _successor_item(self) -> Optional[Any]:
+        """What may share with the current item what is set up; None if nothing does."""
+        if self._successor in (_END, NOTHING, _UNKNOWN) or self._variants.parts_from(self._variant):
+            return None
+        return self._items[self._successor]
 
     def _next_position(self) -> int:
         """The next position, after what is unsent has left if that means waiting."""
@@ -206,10 +217,16 @@ class Runner:
                 return _END
             data += received
         position = self._unpack(data)[0]
-        if position >= MARK and position != NOTHING:
-            position -= MARK
+        if position == NOTHING:
+            return NOTHING
+        if position & GANG_MARK:
+            position -= GANG_MARK
             self._is_gangs = True
-        assert position == NOTHING or position < len(self._items), position
+        self._variant = ""
+        if position & VARIANT_MARK:
+            position -= VARIANT_MARK
+            self._variant = self._variants.of(position)
+        assert position < len(self._items), position
         return int(position)
 
     # What is said ---------------------------------------------------------------------------------------------

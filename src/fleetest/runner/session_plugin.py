@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from . import after_fork, fork_safety
+from . import after_fork, fork_safety, variant
 from .collection import Collection, report_lines
 from .fleet_options import add_unknown_options, add_unknown_settings, register_marks
 from .frames import PeerGone
@@ -81,6 +81,7 @@ class SessionPlugin:
         self.runner: Optional[Runner] = None
         self.has_answered = False
         self._gangs = GangPlugin()
+        self._variants = variant.Variants()
         if self._is_template:
             self._workerinput.reads = self._reads
             guard_environment(self._reads)
@@ -131,6 +132,8 @@ class SessionPlugin:
         self._config = config
         register_marks(config)
         config.pluginmanager.register(self._gangs, "fleetest-gangs")
+        config.stash[variant.VARIANTS] = self._variants
+        config.pluginmanager.register(variant, "fleetest-variant")
         if not config.pluginmanager.hasplugin("xdist"):
             from . import worker_fixtures
 
@@ -283,8 +286,18 @@ class SessionPlugin:
     ) -> None:
         gc.enable()
         cache_hook_proxies(session)
-        gang_file = os.path.join(self._start["scratch"], self._workerinput["workerid"] + ".gang")
-        self.runner = Runner(session, tasks, results, collection.keyword_counts, self._limit, self._gangs, gang_file)
+        own_file = os.path.join(self._start["scratch"], self._workerinput["workerid"])
+        self._variants.listen(own_file + ".variants")
+        self.runner = Runner(
+            session,
+            tasks,
+            results,
+            collection.keyword_counts,
+            self._limit,
+            self._gangs,
+            own_file + ".gang",
+            self._variants,
+        )
         session.config.pluginmanager.register(self.runner, "fleetest-runner")
         self.runner.announce(capture)
 
