@@ -15,8 +15,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PARTS = ("core", "balancing/speeds.py", "task_scheduler.py")
 """What every assignment goes through."""
-VALUES = ("core/model.py", "core/events.py", "core/commands.py")
-"""The wire reads and writes them by their annotations, which mypyc does not keep."""
+VALUES = ("core/model.py", "core/events.py", "core/commands.py", "core/alerts.py", "core/memory.py")
+"""The wire and ``fleet.json`` are read and written by their annotations, which mypyc does not keep."""
 INTERPRETED = frozenset({*VALUES, "core/__init__.py", "core/compilation.py"})
 
 
