@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fleetest.core.model import AttemptResult, LeaseId, Verdict
+from fleetest.storage.history import HistoryRecorder
+from fleetest.storage.records import AttemptRecorded, RunEnded, RunStarted, TasksPlanned
+
 SUITE = """
 import time
 
@@ -54,6 +58,25 @@ def test_the_latest_run_is_played_on_another_fleet(project: Path) -> None:
     assert adaptive["verdicts"] == {"passed": 16}
     assert told["bound_s"] >= 0.3
     assert adaptive["makespan_s"] >= told["bound_s"]
+
+
+def test_durations_of_unlike_machines_are_played_as_those_of_a_typical_one(tmp_path: Path) -> None:
+    file = tmp_path / "history.duckdb"
+    recorder = HistoryRecorder(file)
+    for run in range(4):
+        names = [f"test_it.py::test_{number}" for number in range(40)]
+        recorder.record(RunStarted(f"r{run}", 1.0 + run, "", "", ""))
+        recorder.record(TasksPlanned(f"r{run}", [(name, "", "test_it.py", n) for n, name in enumerate(names)]))
+        for number, name in enumerate(names):
+            worker, duration_s = ("slow", 4.0) if (number + run) % 2 else ("fast", 1.0)
+            result = AttemptResult(LeaseId(1), Verdict.PASSED, 1.0, duration_s)
+            recorder.record(AttemptRecorded(f"r{run}", name, 1, Verdict.PASSED, True, worker, "gw0", 0, "", result))
+        recorder.record(RunEnded(f"r{run}", 2.0 + run, {"passed": 40}))
+    assert recorder.close() == []
+    done = fleetest("simulate", "--history", str(file), "--workers", "2x1", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["work_s"] == pytest.approx(80.0, rel=0.05)
 
 
 def test_a_described_fleet_with_a_picture(project: Path, tmp_path: Path) -> None:

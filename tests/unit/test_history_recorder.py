@@ -45,11 +45,11 @@ def rows(path: Path, question: str) -> list[tuple[Any, ...]]:
 
 
 def finished(
-    run_id: str, task_id: str, verdict: Verdict = Verdict.PASSED, attempt: int = 1, **result: Any
+    run_id: str, task_id: str, verdict: Verdict = Verdict.PASSED, attempt: int = 1, worker: str = "w1", **result: Any
 ) -> AttemptRecorded:
     result = {"started_at": 1_700_000_000.0 + attempt, "duration_s": 0.5, **result}
     return AttemptRecorded(
-        run_id, task_id, attempt, verdict, True, "w1", "gw0", 0, "", AttemptResult(LeaseId(1), verdict, **result)
+        run_id, task_id, attempt, verdict, True, worker, "gw0", 0, "", AttemptResult(LeaseId(1), verdict, **result)
     )
 
 
@@ -162,6 +162,27 @@ def test_open_recorder_answers_questions_and_learns(path: Path) -> None:
     with pytest.raises(HistoryUnusable):
         recorder.query(lambda queries: queries.runs(1))
     assert not recorder.flush(WAIT_S)
+
+
+def test_expected_durations_are_those_of_a_typical_machine_whichever_ran_the_test(path: Path) -> None:
+    recorder = HistoryRecorder(path, keep_open=True)
+    try:
+        assert recorder.expected_durations("", WAIT_S) == {}
+        for run in range(4):
+            records = [RunStarted(f"r{run}", 1.0 + run, "", "", "")]
+            for number in range(100):
+                is_slow = (number + run) % 2 == 0 if number else True
+                worker, duration_s = ("slow", 4.0) if is_slow else ("fast", 1.0)
+                records.append(finished(f"r{run}", f"t{number}", worker=worker, duration_s=duration_s))
+            recorder.record(*records, RunEnded(f"r{run}", 2.0 + run))
+        assert recorder.flush(WAIT_S)
+        expected_s = recorder.expected_durations("", 0.0)
+        # The first one has run on the slow machine alone.
+        assert expected_s == {f"t{number}": pytest.approx(2.0, rel=0.05) for number in range(100)}
+        assert recorder.query(lambda queries: queries.slowness())["slow"] == pytest.approx(2.0, rel=0.05)
+        assert recorder.query(lambda queries: queries.expected_durations(["t0"])) == {"t0": expected_s["t0"]}
+    finally:
+        assert recorder.close() == []
 
 
 def test_expected_durations_are_medians_of_the_last_passed_five(path: Path) -> None:

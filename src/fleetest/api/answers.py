@@ -313,7 +313,7 @@ class WorkloadTest(Answer, kw_only=True):
     duration_s: float | None
     """Of the attempt that decided; null: there was none yet."""
     expected_s: float | None
-    """From the history: the median of its last passed attempts; null: none passed."""
+    """From the history: the median of its last passed attempts, each as on a typical worker; null: none passed."""
     worker: str | None
     needs: Needs | None
     """null: not known any more; it is of runs that are live or have just ended."""

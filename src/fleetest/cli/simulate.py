@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,12 +149,12 @@ def _suite(
             raise UserError("--tasks makes up a suite, the history has a real one: give one of them")
         return _made_up(options)
     if coordinator is None or options["history_file"] is not None:
-        found, recorded = _from_history(run_id, options["history_file"], data)
+        found, recorded, speeds = _from_history(run_id, options["history_file"], data)
         runs = "fleetest history runs"
     else:
         found, recorded = _from_coordinator(coordinator[0], run_id)
+        speeds = coordinator[1].speeds
         runs = "fleetest runs"
-    speeds = coordinator[1].speeds if coordinator is not None else {}
     tests, durations_s, left_out = as_played(recorded, speeds, by_median=options["median"])
     if not tests:
         raise UserError(f"run {printable(found)!r} executed no tests: name another one, see `{runs}`")
@@ -173,15 +173,18 @@ def _made_up(options: dict[str, Any]) -> tuple[list[TaskSpec], dict[TaskId, floa
     return lognormal_tests(options["tasks"], mu, sigma, seed=options["seed"], per_file=options["per_file"])
 
 
-def _from_history(run_id: str, history_file: Path | None, data: Path | None) -> tuple[str, list[RecordedTest]]:
-    """The id of the run and its tests in the order of its plan."""
+def _from_history(
+    run_id: str, history_file: Path | None, data: Path | None
+) -> tuple[str, list[RecordedTest], Mapping[str, float]]:
+    """The id of the run, its tests in the order of its plan, and how fast workers were."""
     with opened_history(history_file, data) as queries:
         found = the_run(queries, run_id)
         answer = queries.tasks(found)
         medians_s = queries.expected_durations()
+        speeds = {worker: 1.0 / slowness for worker, slowness in queries.slowness().items()}
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
     rows.sort(key=lambda row: (row["suite"] or "", row["position"] or 0))
-    return found, [
+    recorded = [
         RecordedTest(
             TaskSpec(TaskId(row["task_id"]), group=row["group_name"] or "", expected_s=medians_s.get(row["task_id"])),
             row["duration_s"],
@@ -189,6 +192,7 @@ def _from_history(run_id: str, history_file: Path | None, data: Path | None) -> 
         )
         for row in rows
     ]
+    return found, recorded, speeds
 
 
 def _from_coordinator(client: ApiClient, run_id: str) -> tuple[str, list[RecordedTest]]:

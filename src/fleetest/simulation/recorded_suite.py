@@ -10,7 +10,9 @@ from fleetest.core.model import TaskId, TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class RecordedTest:
-    """``spec.expected_s`` is the median of its last passed attempts; ``duration_s`` None: this run has none of it."""
+    """``spec.expected_s`` is the median of its last passed attempts, as on a typical machine; ``duration_s`` is what it
+    took on its worker in this run, None: this run has none of it.
+    """
 
     spec: TaskSpec
     duration_s: float | None

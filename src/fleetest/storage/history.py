@@ -66,6 +66,8 @@ class HistoryRecorder:
         self._is_idle = False
         self._flushes: deque[threading.Event] = deque()
         self._durations: dict[str, float] = {}
+        self._slowness: Mapping[str, float] | None = None
+        """By worker, as of when the durations were loaded."""
         self._notices: list[str] = []
         self._logged: set[str] = set()
         self._records_lost = 0
@@ -99,7 +101,7 @@ class HistoryRecorder:
             self._hurry.set()
 
     def expected_durations(self, suite: str, wait_s: float) -> Mapping[str, float]:
-        """Seconds by task id, for all suites: ids carry their suite's name."""
+        """Seconds on a typical machine by task id, for all suites: ids carry their suite's name."""
         self._loaded.wait(wait_s)
         return self._durations
 
@@ -131,7 +133,7 @@ class HistoryRecorder:
         try:
             if timer is not None:
                 timer.start()
-            return question(HistoryQueries(cursor))
+            return question(HistoryQueries(cursor, self._slowness))
         except duckdb.InterruptException as error:
             raise HistoryTooSlow(f"the history did not answer within {timeout_s:g} s: ask for less") from error
         except duckdb.Error as error:
@@ -395,7 +397,9 @@ class HistoryRecorder:
             self._notices.append(text)
 
     def _load_durations(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._durations = HistoryQueries(connection).expected_durations()
+        queries = HistoryQueries(connection)
+        self._slowness = queries.slowness()
+        self._durations = queries.expected_durations()
 
     def _ingest_orphans(self, connection: duckdb.DuckDBPyConnection) -> None:
         budget_s = None if self._keep_open else _ORPHANS_BUDGET_S

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from fleetest.storage.worker_slowness import worker_slowness
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,8 +29,10 @@ class Answer:
 class HistoryQueries:
     """Belongs to one thread at a time, like its connection."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, slowness: Mapping[str, float] | None = None) -> None:
+        """``slowness``: what another one has found; else it is found out when it is first needed."""
         self._connection = connection
+        self._slowness = slowness
 
     def runs(self, limit: int) -> Answer:
         """The last ``limit`` runs, newest first."""
@@ -127,16 +131,37 @@ class HistoryQueries:
         """Whether any task's id contains ``test``."""
         return bool(self.ask("SELECT 1 FROM attempts WHERE contains(task_id, ?) LIMIT 1", test).rows)
 
+    def slowness(self) -> Mapping[str, float]:
+        """Seconds for what takes a typical machine one second, by worker; see ``worker_slowness``."""
+        if self._slowness is None:
+            self._slowness = worker_slowness(
+                self._connection, recent_attempts=RECENT_ATTEMPTS, attempts_per_task=_DURATIONS_PER_TASK
+            )
+        return self._slowness
+
     def expected_durations(self, task_ids: Sequence[str] | None = None) -> dict[str, float]:
-        """Seconds by task id: the median of the last five passed attempts among the recent ones; None: of all tasks."""
+        """Seconds on a typical machine by task id; None: of all tasks.
+
+        The median of the last five passed attempts among the recent ones, each divided by the slowness of its worker.
+        """
+        slowness = self.slowness()
         chosen = "" if task_ids is None else "AND task_id IN (SELECT unnest(?))"
         cursor = self._connection.execute(
             f"""
-            SELECT task_id, list_median(arg_max(duration_s, rowid, ?)) FROM attempts
-            WHERE verdict = 'passed' AND duration_s >= 0 AND rowid >= (SELECT count(*) FROM attempts) - ? {chosen}
+            SELECT task_id, list_median(arg_max(duration_s / coalesce(slowness, 1), attempts.rowid, ?))
+            FROM attempts
+            LEFT JOIN (SELECT unnest(?::VARCHAR[]) AS name, unnest(?::DOUBLE[]) AS slowness) ON name = worker
+            WHERE verdict = 'passed' AND duration_s >= 0
+                AND attempts.rowid >= (SELECT count(*) FROM attempts) - ? {chosen}
             GROUP BY task_id
             """,
-            [_DURATIONS_PER_TASK, RECENT_ATTEMPTS, *([] if task_ids is None else [list(task_ids)])],
+            [
+                _DURATIONS_PER_TASK,
+                list(slowness),
+                list(slowness.values()),
+                RECENT_ATTEMPTS,
+                *([] if task_ids is None else [list(task_ids)]),
+            ],
         )
         durations: dict[str, float] = {}
         # In parts, so that the event loop's thread gets its turn in between.

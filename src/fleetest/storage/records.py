@@ -71,7 +71,7 @@ class HistorySink(Protocol):
         """Queue records for the writing thread. Trouble with the file is told by ``close``, never raised here."""
 
     def expected_durations(self, suite: str, wait_s: float) -> Mapping[str, float]:
-        """Seconds by task id from past runs: what is loaded after at most ``wait_s``."""
+        """Seconds on a typical machine by task id, from past runs: what is loaded after at most ``wait_s``."""
 
     def close(self) -> list[str]:
         """Write what is queued and release the file. Returns one line per trouble (file locked, newer, corrupt)."""
