@@ -1,6 +1,8 @@
 """What an operator said, and what was found, holds after the coordinator was killed: real processes, a real disk."""
 
 import json
+import os
+import signal
 from datetime import datetime
 
 import pytest
@@ -21,7 +23,7 @@ def restart(fleet, *workers):
 
 
 def states(ask):
-    return {worker["worker_id"]: worker["state"] for worker in json.loads(ask("workers", "--json")[1])}
+    return {worker["worker_id"]: worker["state"] for worker in json.loads(ask("workers", "--json")[1])["workers"]}
 
 
 def test_a_quarantine_and_a_drain_outlive_a_killed_coordinator(fleet, ask):
@@ -44,6 +46,24 @@ def test_a_quarantine_and_a_drain_outlive_a_killed_coordinator(fleet, ask):
     assert ask("release", "bad") == (0, "worker bad is released\n")
     restart(fleet, good)
     assert "No open alerts" in ask("alerts")[1]
+
+
+def test_a_drain_is_taken_back_while_its_worker_is_away(fleet, ask):
+    """The worker lives and looks for its coordinator; the new one knows it by what the old one wrote down."""
+    away = fleet.worker("away")
+    assert ask("drain", "away")[0] == 0
+    os.kill(away.pid, signal.SIGSTOP)
+    try:
+        restart(fleet)
+        assert states(ask) == {}
+        assert ask("resume", "awa")[0] == ExitStatus.USAGE_ERROR, "who is away is known by its full name"
+        assert ask("resume", "away") == (0, "worker away gets work again\n")
+        assert ask("resume", "away")[0] == ExitStatus.USAGE_ERROR, "nothing is left to take back"
+    finally:
+        os.kill(away.pid, signal.SIGCONT)
+    while "connected to" not in away.stdout.readline():
+        pass
+    assert states(ask) == {"away": "healthy"}
 
 
 def test_a_worker_that_never_comes_back_is_released_by_its_name(fleet, ask):

@@ -49,9 +49,9 @@ def test_an_operator_finds_out_what_waits_and_mends_it(fleet, ask):
     assert ask("workers", "box")[1].splitlines()[0].split() == ["worker", "box-a"]
 
     assert ask("drain", "box-a") == (0, "worker box-a gets no new work\n")
-    assert json.loads(ask("workers", "--json")[1])[0]["state"] == "draining"
+    assert json.loads(ask("workers", "--json")[1])["workers"][0]["state"] == "draining"
     ask("resume", "box-a")
-    assert json.loads(ask("workers", "--json")[1])[0]["state"] == "healthy"
+    assert json.loads(ask("workers", "--json")[1])["workers"][0]["state"] == "healthy"
 
     fleet.worker("box-b", "--resource", "licence=1")
     client.communicate(timeout=TIMEOUT_S)

@@ -125,7 +125,7 @@ def test_a_lost_worker_that_is_resumed_comes_back_to_work(cluster):
     cluster.disconnect("w")
     cluster.wait(LIMITS.reconnect_grace_s)
     cluster.apply(events.WorkerResumed(W))
-    assert cluster.state.remember().drained_sessions == frozenset()
+    assert cluster.state.remember().drains == {}
     cluster.join("w")
     assert state(cluster) == "healthy"
 
@@ -134,7 +134,20 @@ def test_a_drain_is_not_kept_for_ever(cluster):
     cluster.apply(events.WorkerDrainRequested(W))
     new = restarted(cluster)
     new.wait(LIMITS.lost_alert_s)
-    assert new.state.remember().drained_sessions == frozenset()
+    assert new.state.remember().drains == {}
+
+
+def test_a_drain_is_taken_back_before_its_worker_is_back(cluster):
+    """Also under the next coordinator, and the one after it: by the name of the worker, as operators know it."""
+    cluster.join("v", session="other")
+    for name in (W, V):
+        cluster.apply(events.WorkerDrainRequested(name))
+    new = restarted(restarted(cluster))
+    new.apply(events.WorkerResumed(W))
+    assert list(new.state.remember().drains.values()) == [V]
+    new.join("w")
+    new.join("v", session="other")
+    assert (state(new, W), state(new, V)) == ("healthy", "draining")
 
 
 def test_an_alert_keeps_its_id_its_time_and_who_has_seen_it(cluster):

@@ -145,6 +145,8 @@ class WorkerSummary(Answer, kw_only=True):
     """healthy, suspect, draining, quarantined, probation, disconnected."""
     reason: str
     """Why it is in this state, if there is a reason."""
+    can_release: bool
+    """Releasing it would mean something: not if its probe alone holds it back."""
     host: str
     address: str
     """Empty while its link is down."""

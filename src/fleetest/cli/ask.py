@@ -63,7 +63,7 @@ def workers(client: ApiClient, name: str | None, as_json: bool) -> None:
         return
     found, lost = list(client.pages("workers")), lost_workers(client)
     if as_json:
-        show_json(found + lost)
+        show_json({"workers": found, "lost_workers": lost})
         return
     if found:
         columns = ("worker", "state", "slots", "queued", "load", "heard", "runs now")

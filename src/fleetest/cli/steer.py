@@ -60,8 +60,15 @@ def drain(client: ApiClient, worker: str, as_json: bool) -> None:
 @with_json
 @asks
 def resume(client: ApiClient, worker: str, as_json: bool) -> None:
-    """Give a drained WORKER work again."""
-    _steer(client, worker, "resume", "gets work again", as_json)
+    """Give a drained WORKER work again, also if it is away and may come back: then by its full name."""
+    from fleetest.operator.api_client import NotThereError
+
+    try:
+        answer = client.post("workers", worker, "resume", body={})
+    except NotThereError:
+        _steer(client, worker, "resume", "gets work again", as_json)
+    else:
+        _said(as_json, answer, f"worker {cell(worker)} gets work again")
 
 
 @click.command()

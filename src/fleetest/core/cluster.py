@@ -138,9 +138,9 @@ class Cluster:
         """They outlive the worker's session."""
         self.held_back: dict[WorkerId, str] = {}
         """Workers that the operator quarantined, with the reason, whether they are there or not."""
-        self.absent_drains: dict[str, WorkerId | None] = {}
-        """Sessions that the operator drained and that are not here: they were lost, or the coordinator is a new one.
-        With the name of the worker; None if it was drained under an earlier coordinator."""
+        self.absent_drains: dict[str, WorkerId] = {}
+        """Sessions that the operator drained and that are not here, with their workers: they were lost, or the
+        coordinator is a new one."""
         health.bind(limits)
         self._count = 0
         self._lease_count = 0
@@ -162,7 +162,7 @@ class Cluster:
             del self.known_kinds[kind]
         self.fleet_changes += 1
 
-    def keep_drain(self, session: str, worker_id: WorkerId | None = None) -> None:
+    def keep_drain(self, session: str, worker_id: WorkerId) -> None:
         """For the case that the session comes back; after ``lost_alert_s`` nobody waits for it any more."""
         self.absent_drains[session] = worker_id
         self.deadlines.set((DRAIN_DEADLINE, session), self.now + self.limits.lost_alert_s)

@@ -44,8 +44,8 @@ class ClusterMemory:
 
     held_back: Mapping[WorkerId, str] = field(default_factory=dict)
     """Workers that the operator quarantined, with the reason."""
-    drained_sessions: frozenset[str] = frozenset()
-    """Sessions of workers that the operator drained."""
+    drains: Mapping[str, WorkerId] = field(default_factory=dict)
+    """Sessions that the operator drained, with their workers."""
     alerts: tuple[Alert, ...] = ()
     """In the order in which they were raised."""
     records: tuple[WorkerRecord, ...] = ()

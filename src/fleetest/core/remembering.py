@@ -10,10 +10,10 @@ from fleetest.core.policies import Finding
 
 def remember(cluster: Cluster) -> ClusterMemory:
     """Equal to the last one unless something changed that must be kept."""
-    drained = {worker.session for worker in cluster.workers.values() if worker.is_drain_requested}
+    drained = {worker.session: worker.worker_id for worker in cluster.workers.values() if worker.is_drain_requested}
     return ClusterMemory(
         dict(cluster.held_back),
-        frozenset(drained | cluster.absent_drains.keys()),
+        drained | cluster.absent_drains,
         cluster.alerts.all(),
         tuple(cluster.health.records()),
     )
@@ -22,8 +22,8 @@ def remember(cluster: Cluster) -> ClusterMemory:
 def recall(cluster: Cluster, memory: ClusterMemory) -> None:
     """Nobody is told of the alerts again: they were when they were raised."""
     cluster.held_back.update(memory.held_back)
-    for session in memory.drained_sessions:
-        cluster.keep_drain(session)
+    for session, worker_id in memory.drains.items():
+        cluster.keep_drain(session, worker_id)
     for alert in memory.alerts:
         cluster.alerts.recall(alert)
     lasting = [alert for alert in memory.alerts if alert.cleared_at is None]

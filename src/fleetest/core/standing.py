@@ -84,7 +84,7 @@ class Standing:
         if worker is not None:
             worker.is_drain_requested = False
             self.settle(worker, "resumed by the operator")
-        # Of a session that is lost and may come back.
+        # Of a session that may come back: it was lost, or the coordinator is a new one.
         absent = self._cluster.absent_drains
         for session in [session for session, worker_id in absent.items() if worker_id == event.worker_id]:
             self._cluster.take_drain(session)

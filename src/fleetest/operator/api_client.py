@@ -22,8 +22,8 @@ PAGE = 1000
 _SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
 
 
-class _NotThereError(UserError):
-    pass
+class NotThereError(UserError):
+    """The coordinator knows no such thing."""
 
 
 class ApiClient:
@@ -54,7 +54,7 @@ class ApiClient:
         """The same, and None where there is no such thing."""
         try:
             return self._ask("GET", path, {}, None)
-        except _NotThereError:
+        except NotThereError:
             return None
 
     def post(self, *path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -160,4 +160,4 @@ def _problem(url: str, status: int, answer: Any) -> UserError:
         return NotReady(f"{url}: {text}")
     if status == 429 or status >= 500:
         return UserError(f"{url}: {text}", ExitStatus.UNREACHABLE)
-    return (_NotThereError if status == 404 else UserError)(text)
+    return (NotThereError if status == 404 else UserError)(text)

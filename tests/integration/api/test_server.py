@@ -429,6 +429,45 @@ def test_the_operators_quarantine_outlasts_one_that_would_end_by_itself(serve):
     run(main)
 
 
+def test_nobody_releases_a_worker_that_its_probe_alone_holds_back(serve):
+    async def main():
+        async with serve() as served, worker(served):
+
+            async def shown() -> tuple[str, bool]:
+                found = (await served.ask("GET", "/api/v1/workers/w1", Role.VIEW)).value
+                return found["state"], found["can_release"]
+
+            served.shell.apply(events.WorkerProbed("w1", is_ok=False, detail="no disk"))
+            assert await shown() == ("quarantined", False)
+            refused = await served.ask("POST", "/api/v1/workers/w1/release")
+            assert (refused.status, refused.value["code"]) == (409, "held_by_probe")
+            assert refused.value["detail"].startswith("its probe failed: no disk: it gets work as soon as")
+            await served.ask("POST", "/api/v1/workers/w1/quarantine")
+            assert await shown() == ("quarantined", True)
+            assert (await served.ask("POST", "/api/v1/workers/w1/release")).status == 202
+            assert await shown() == ("quarantined", False)
+            served.shell.apply(events.WorkerProbed("w1", is_ok=True, detail=""))
+            assert (await served.ask("POST", "/api/v1/workers/w1/release")).status == 202
+            assert await shown() == ("healthy", False)
+
+    run(main)
+
+
+def test_a_lost_worker_that_was_drained_is_resumed(serve):
+    async def main():
+        async with serve() as served:
+            async with worker(served):
+                assert (await served.ask("POST", "/api/v1/workers/w1/drain")).status == 202
+                served.shell.apply(events.WorkerDisconnected("w1", "its machine fell", process_is_dead=True))
+            assert (await served.ask("GET", "/api/v1/workers/w1", Role.VIEW)).status == 404
+            assert (await served.ask("POST", "/api/v1/workers/w1/resume")).status == 202
+            assert (await served.ask("POST", "/api/v1/workers/w1/resume")).status == 404
+            async with worker(served):
+                assert (await served.ask("GET", "/api/v1/workers/w1", Role.VIEW)).value["state"] == "healthy"
+
+    run(main)
+
+
 def test_an_operator_drains_and_quarantines(serve):
     async def main():
         async with serve() as served, worker(served):

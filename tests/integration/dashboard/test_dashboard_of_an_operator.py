@@ -116,6 +116,20 @@ def test_what_is_nowhere_says_so_and_what_to_do(fleet, screen):
     shown.wait("Not executed yet")
 
 
+def test_a_worker_that_its_probe_holds_back_is_not_to_be_released(fleet, screen):
+    fleet.worker("box-a", "--probe", "echo no licence server; false")
+    shown = screen(fleet)
+    shown.show("/workers/box-a")
+    shown.wait("its probe failed: no licence server")
+    shown.wait("It gets nothing until its probe passes.")
+    buttons = shown.page.locator(".actions button")
+    assert buttons.all_inner_texts() == ["Quarantine"]
+    buttons.click()
+    shown.page.click("dialog button[value=yes]")
+    shown.page.wait_for_selector(".actions button:text-is('Release')")
+    assert shown.all_troubles() == []
+
+
 def test_a_worker_has_a_history_of_states_that_outlives_it(ran, screen):
     shown = screen(ran)
     shown.do("/workers/box-b/drain")

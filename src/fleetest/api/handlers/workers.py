@@ -46,10 +46,10 @@ class WorkerRoutes:
         self._states = states
 
     def routes(self) -> Sequence[Route]:
-        def action(name: str, summary: str, handler: Any, body: Any = None) -> Route:
+        def action(name: str, summary: str, handler: Any, body: Any = None, *problems: int) -> Route:
             return Route("POST", f"/api/v1/workers/{{worker}}/{name}", Role.ADMIN, summary, handler, answers.Ok,
                          body=body, is_body_optional=True, status=202, is_repeatable=True, tag="workers",
-                         problems=(404, 422, 503))  # fmt: skip
+                         problems=(404, 422, 503, *problems))  # fmt: skip
 
         return [
             Route("GET", "/api/v1/workers", Role.VIEW, "Every worker that is there.", self.browse,
@@ -67,7 +67,7 @@ class WorkerRoutes:
             action("drain", "It finishes what it runs and gets nothing new.", self.drain),
             action("resume", "It takes work again after a drain.", self.resume),
             action("quarantine", "It gets no more work until it is released.", self.quarantine, Quarantine),
-            action("release", "It is trusted again after a quarantine.", self.release),
+            action("release", "It is trusted again after a quarantine.", self.release, None, 409),
         ]  # fmt: skip
 
     async def browse(self, call: Call) -> answers.Page[answers.WorkerSummary]:
@@ -120,6 +120,9 @@ class WorkerRoutes:
         )
 
     async def resume(self, call: Call) -> answers.Ok:
+        worker_id = WorkerId(call.path["worker"])
+        if worker_id in self._context.fleet.state.cluster.absent_drains.values():  # Wherever it is: it may come back.
+            return await self._apply(events.WorkerResumed(worker_id))
         return await self._operate(call, events.WorkerResumed, is_wanted=lambda worker: worker.is_drain_requested)
 
     async def quarantine(self, call: Call) -> answers.Ok:
@@ -134,14 +137,12 @@ class WorkerRoutes:
     async def release(self, call: Call) -> answers.Ok:
         worker_id = WorkerId(call.path["worker"])
         if worker_id in self._context.fleet.state.cluster.held_back:  # Wherever it is: perhaps it never comes back.
-            self._context.fleet.apply(events.WorkerReleased(worker_id))
-            await self._context.keep()
-            return answers.Ok()
-        return await self._operate(
-            call,
-            events.WorkerReleased,
-            is_wanted=lambda worker: bool(worker.quarantined_because) or worker.trust is not Trust.FULL,
-        )
+            return await self._apply(events.WorkerReleased(worker_id))
+        worker = self._worker(call)
+        if worker.probe_failure and not _can_release(worker):
+            detail = f"{worker.probe_failure}: it gets work as soon as its probe passes, nobody else holds it back"
+            raise Problem(409, "held_by_probe", detail)
+        return await self._operate(call, events.WorkerReleased, is_wanted=_can_release)
 
     async def _operate(
         self,
@@ -153,7 +154,12 @@ class WorkerRoutes:
         """What is so already stays so: asking twice is no mistake."""
         worker = self._worker(call)
         if is_wanted(worker):
-            self._context.fleet.apply(event(worker.worker_id))
+            return await self._apply(event(worker.worker_id))
+        await self._context.keep()
+        return answers.Ok()
+
+    async def _apply(self, event: events.Event) -> answers.Ok:
+        self._context.fleet.apply(event)
         await self._context.keep()
         return answers.Ok()
 
@@ -179,6 +185,7 @@ class WorkerRoutes:
             worker_id=worker.worker_id,
             state=worker.state.value,
             reason=worker.quarantined_because if worker.state is WorkerState.QUARANTINED else "",
+            can_release=_can_release(worker),
             host=facts.host if facts is not None else "",
             address=facts.address if facts is not None else "",
             slots=len(worker.slots),
@@ -198,6 +205,10 @@ class WorkerRoutes:
             reliability=standing.reliability,
             load_s=standing.load_s,
         )
+
+
+def _can_release(worker: Worker) -> bool:
+    return bool(worker.held_back_because) or worker.trust is not Trust.FULL
 
 
 def _unknown(call: Call) -> Problem:

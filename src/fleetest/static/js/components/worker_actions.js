@@ -14,7 +14,7 @@ const ACTIONS = {
 
 function offered(worker) {
   if (worker.state === "draining") return ["resume"];
-  if (worker.state === "quarantined") return ["release"];
+  if (worker.state === "quarantined") return [worker.can_release ? "release" : "quarantine"];
   if (worker.state === "probation") return ["release", "quarantine"];
   return ["drain", "quarantine"];
 }

@@ -62,7 +62,7 @@ export function workerPage(workerId, filter) {
   function show(worker) {
     renew(problem, worker.reason && h("div", { class: "panel notice bad" }, h("div", {}, worker.reason)));
     for (const part of ofPresent) part.hidden = false;
-    const nextMark = `${worker.state}${live.me.may}`;
+    const nextMark = `${worker.state}${worker.can_release}${live.me.may}`;
     if (nextMark !== mark) {
       mark = nextMark;
       replace(state, badge(worker.state));
@@ -126,7 +126,7 @@ export function workerPage(workerId, filter) {
   }
 
   function showRunning(worker) {
-    renew(idle, !worker.running.length && emptyState("Nothing runs here", NOTHING_RUNS[worker.state] ?? "It gets no work now."));
+    renew(idle, !worker.running.length && emptyState("Nothing runs here", worker.state === "quarantined" && !worker.can_release ? "It gets nothing until its probe passes." : NOTHING_RUNS[worker.state] ?? "It gets no work now."));
     keyed(
       running,
       worker.running,
