@@ -42,7 +42,8 @@ class FleetMemory:
 
     def __init__(self, shell: Shell, store: Store, *, wall: Callable[[], float] = time.time) -> None:
         self._shell, self._store, self._wall = shell, store, wall
-        self._saved = ClusterMemory()
+        self._saved: ClusterMemory | None = None
+        """What is on the disk; None after a failure: it may be the old or the new."""
         self._saving = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[str] | None = None
@@ -79,6 +80,7 @@ class FleetMemory:
         try:
             await asyncio.to_thread(self._store.save, at_times_of_day)
         except OSError as error:
+            self._saved = None
             trouble = f"what is known of the workers cannot be kept: {error.strerror or error}"
             if trouble != self.trouble:
                 _log.error("%s: quarantines, drains and alerts would not outlive this coordinator", trouble)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from fleetest.core import events
+from fleetest.storage.slow_disk import ANSWER_WITHIN_S, DiskQuestion
 
 LOOK_EVERY_S = 2.0
 _log = logging.getLogger("fleetest.coordinator")
@@ -28,12 +29,13 @@ class Shell(Protocol):
 class SelfWatch:
     """Belongs to the coordinator's event loop: ``look`` before anything is served, then ``start``.
 
-    Each of ``troubles``, by the cause of its alert, says what is wrong, in one line, or nothing. They are asked on a
-    thread. ``no_room`` is the cause whose trouble stops new runs.
+    Each of ``troubles``, by the cause of its alert, says what is wrong, in one line, or nothing. They are asked on
+    threads, and one that does not answer is in trouble. ``no_room`` is the cause whose trouble stops new runs.
     """
 
     def __init__(self, shell: Shell, troubles: Mapping[str, Callable[[], str]], *, no_room: str) -> None:
-        self._shell, self._troubles, self._no_room = shell, troubles, no_room
+        self._shell, self._no_room = shell, no_room
+        self._troubles = {cause: DiskQuestion(ask) for cause, ask in troubles.items()}
         self._task: asyncio.Task[None] | None = None
         self._told: dict[str, bool] = {}
 
@@ -46,16 +48,14 @@ class SelfWatch:
             await asyncio.wait({self._task})
 
     async def look(self) -> None:
-        found = await asyncio.to_thread(self._ask)
+        told = await asyncio.gather(*map(_answer, self._troubles.values()))
+        found = dict(zip(self._troubles, told, strict=True))
         self._shell.takes_no_runs = found.get(self._no_room, "")
         for cause, trouble in found.items():
             # At first also what is well: an alert of an earlier coordinator may be over.
             if self._told.get(cause) is not bool(trouble):
                 self._told[cause] = bool(trouble)
                 self._shell.apply(events.CoordinatorChecked(cause, trouble))
-
-    def _ask(self) -> dict[str, str]:
-        return {cause: ask() for cause, ask in self._troubles.items()}
 
     async def _keep_looking(self) -> None:
         while True:
@@ -64,3 +64,10 @@ class SelfWatch:
                 await self.look()
             except Exception:
                 _log.exception("the coordinator could not look after itself")
+
+
+async def _answer(question: DiskQuestion[str]) -> str:
+    try:
+        return await question.ask()
+    except asyncio.TimeoutError:
+        return f"no answer within {ANSWER_WITHIN_S:.0f} s: does the disk of the data directory hang?"

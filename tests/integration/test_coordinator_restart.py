@@ -66,6 +66,21 @@ def test_a_drain_is_taken_back_while_its_worker_is_away(fleet, ask):
     assert states(ask) == {"away": "healthy"}
 
 
+def test_what_a_killed_coordinator_was_writing_is_removed_and_nothing_else(fleet):
+    data = fleet.directory / "data"
+    drafts = [data / f".{name}-0123456789abcdef" for name in ("fleet.json", "epoch", "tokens-used.json", "probe")]
+    drafts.append(data / "submissions" / ".submission-0123456789abcdef")
+    theirs = [data / ".fleet.json-backup", data / ".notes-0123456789abcdef", data / ".fleet.json"]
+    (data / "submissions").mkdir(exist_ok=True)
+    for path in drafts + theirs:
+        path.write_text("half of it")
+    (data / ".fleet.json-0123").mkdir()
+    restart(fleet)
+    assert [path for path in drafts if path.exists()] == []
+    assert all(path.exists() for path in theirs)
+    assert (data / ".fleet.json-0123").is_dir()
+
+
 def test_a_worker_that_never_comes_back_is_released_by_its_name(fleet, ask):
     bad = fleet.worker("bad")
     assert ask("quarantine", "bad")[0] == 0

@@ -462,6 +462,24 @@ def test_a_full_disk_is_said_once_and_tried_again_until_there_is_room(monkeypatc
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
+def test_what_is_taken_back_after_a_failure_is_kept_once_there_is_room(monkeypatch):
+    """What then is to be kept equals what was kept last, and whoever says it is not told of the trouble before."""
+
+    async def scenario(shell, disk, memory):
+        monkeypatch.setattr("fleetest.fleet_memory.LINGER_S", 600.0)
+        memory._retry_s = 600.0
+        disk.is_full = True
+        shell.apply(events.WorkerDrainRequested(W))
+        assert "No space left on device" in await memory.keep()
+        shell.apply(events.WorkerResumed(W))
+        assert "No space left on device" in await memory.keep(), "nobody knows what is on a disk that failed"
+        disk.is_full = False
+        assert await memory.keep() == ""
+        assert disk.saved[-1].drains == {}
+
+    kept(scenario, monkeypatch)
+
+
 def test_what_changes_while_it_is_written_is_written_too(monkeypatch):
     async def scenario(shell, disk, memory):
         disk.gate.clear()

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections import namedtuple
 
 import pytest
@@ -19,6 +20,7 @@ from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.self_watch import SelfWatch
 from fleetest.storage.disk_room import space_trouble, write_trouble
+from fleetest.storage.slow_disk import DiskQuestion
 from fleetest.task_scheduler import TaskScheduler
 from fleetest.testing.scripted_cluster import ScriptedCluster, task
 from fleetest.transport.audit import AuditLog
@@ -113,6 +115,65 @@ def test_it_goes_on_looking_after_a_mistake_of_its_own(monkeypatch, caplog):
 
     asyncio.run(scenario())
     assert "a mistake" in caplog.text
+
+
+def test_a_disk_that_hangs_holds_one_thread_and_is_trouble_until_it_answers(monkeypatch):
+    """What else it looks after is told meanwhile."""
+    gate, is_asked, asked = threading.Event(), threading.Event(), []
+
+    def hangs():
+        asked.append(threading.current_thread())
+        is_asked.set()
+        gate.wait(60)
+        return ""
+
+    class Shell:
+        takes_no_runs = ""
+        applied = ()
+
+        def apply(self, event):
+            self.applied += ((event.cause, event.trouble),)
+
+    async def scenario():
+        shell = Shell()
+        watch = SelfWatch(shell, {"disk": hangs, "history": lambda: "locked"}, no_room="disk")
+        ask = DiskQuestion.ask
+        patience_s = {hangs: 0.05}
+        monkeypatch.setattr(DiskQuestion, "ask", lambda self: ask(self, patience_s.get(self._question, 60.0)))
+        for _ in range(3):
+            await watch.look()
+        trouble = "no answer within 5 s: does the disk of the data directory hang?"
+        assert shell.applied == (("disk", trouble), ("history", "locked"))
+        assert shell.takes_no_runs == trouble
+        assert is_asked.wait(60)
+        assert len(asked) == 1
+        assert asked[0].daemon, "nor does it keep the process from ending"
+        gate.set()
+        asked[0].join()
+        patience_s.clear()
+        await watch.look()
+        assert shell.applied[2:] == (("disk", ""),)
+        assert shell.takes_no_runs == ""
+
+    asyncio.run(scenario())
+
+
+def test_a_question_may_fail_and_be_asked_again():
+    answers = iter([OSError("no disk"), 7])
+
+    def ask():
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    async def scenario():
+        question = DiskQuestion(ask)
+        with pytest.raises(OSError, match="no disk"):
+            await question.ask()
+        assert await question.ask() == 7
+
+    asyncio.run(scenario())
 
 
 def test_an_alert_of_the_coordinator_is_nobody_elses():

@@ -35,7 +35,7 @@ from fleetest.api.series import FleetSeries
 from fleetest.api.shared_answers import SharedAnswers
 from fleetest.api.worker_states import WorkerStates
 from fleetest.core import commands, events
-from fleetest.storage.submissions import SubmissionStore
+from fleetest.storage.submissions import SUBMISSIONS_DIRECTORY, SubmissionStore
 from fleetest.transport.audit import AuditSink
 from fleetest.transport.browser_sessions import BrowserSessions
 from fleetest.transport.gate import Gate
@@ -66,7 +66,7 @@ class Api:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         index = LiveIndex(fleet, wall)
-        submissions = SubmissionStore(data_directory / "submissions") if data_directory is not None else None
+        submissions = SubmissionStore(data_directory / SUBMISSIONS_DIRECTORY) if data_directory is not None else None
         self.sessions = BrowserSessions(credentials, clock)
         self.context = Context(
             fleet=fleet,
@@ -139,7 +139,7 @@ class Api:
         return fleet_numbers(self.context, self._series, self.hub.client_count)
 
     async def _show_metrics(self, call: Call) -> web.Response:
-        return web.Response(body=self._metrics.text(), headers={"Content-Type": MEDIA_TYPE})
+        return web.Response(body=await self._metrics.text(), headers={"Content-Type": MEDIA_TYPE})
 
     async def _show_document(self, call: Call) -> web.Response:
         return web.Response(body=self._document, content_type="application/json")

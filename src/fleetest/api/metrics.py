@@ -25,6 +25,7 @@ from fleetest.core import commands, events
 from fleetest.core.alerts import Cause
 from fleetest.core.lifecycle import WorkerState
 from fleetest.core.model import Instant, RunId, TaskId, Verdict, WorkerId
+from fleetest.storage.slow_disk import DiskQuestion
 from fleetest.transport.identity import Role
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -64,7 +65,9 @@ class FleetMetrics:
 
     def __init__(self, context: Context, data_directory: Path | None) -> None:
         self._context = context
-        self._data_directory = data_directory
+        self._disk = DiskQuestion(lambda: shutil.disk_usage(data_directory)) if data_directory is not None else None
+        self._free_bytes: int | None = None
+        """Where the data directory is; None: nobody can tell."""
         self.verdicts: Counter[Verdict] = Counter()
         self.attempts: Counter[str] = Counter()
         self.crashes: Counter[Verdict] = Counter()
@@ -96,10 +99,14 @@ class FleetMetrics:
             with suppress(asyncio.CancelledError):
                 await self._measuring
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """In Prometheus' text format."""
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
+        self._free_bytes = None
+        if self._disk is not None:
+            with suppress(OSError, asyncio.TimeoutError):
+                self._free_bytes = (await self._disk.ask()).free
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(self)  # type: ignore[arg-type, unused-ignore]
@@ -254,10 +261,8 @@ class FleetMetrics:
         yield _counter("gc_seconds", "Time in garbage collection.", "", {"": self.gc_s})
         yield _gauge("history_usable", "1 if the history can be asked.", "", {"": int(not context.past.trouble)})
         yield _gauge("coordinator_epoch", "Grows with every start.", "", {"": context.fleet.state.cluster.epoch})
-        if self._data_directory is not None:
-            with suppress(OSError):
-                free = shutil.disk_usage(self._data_directory).free
-                yield _gauge("disk_free_bytes", "Where the data directory is.", "", {"": free})
+        if self._free_bytes is not None:
+            yield _gauge("disk_free_bytes", "Where the data directory is.", "", {"": self._free_bytes})
         yield _build_info()
 
 

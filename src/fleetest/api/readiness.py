@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from fleetest.api.context import Context
 from fleetest.storage.disk_room import space_trouble, write_trouble
-
-TIMEOUT_S = 5.0
+from fleetest.storage.slow_disk import ANSWER_WITHIN_S, DiskQuestion
 
 
 class Readiness:
@@ -17,7 +17,7 @@ class Readiness:
     def __init__(self, context: Context, data_directory: Path | None, needed_bytes: int | None = None) -> None:
         self._context = context
         self._needed_bytes = needed_bytes
-        self._data_directory = data_directory
+        self._disk = DiskQuestion(partial(self._check_disk, data_directory)) if data_directory is not None else None
         self._asking: asyncio.Task[dict[str, str]] | None = None
 
     async def checks(self) -> dict[str, str]:
@@ -31,12 +31,11 @@ class Readiness:
         found = {"draining": "this coordinator is about to stop" if context.is_draining else "ok"}
         if context.past.exists:
             found["history"] = context.past.trouble or "ok"
-        if self._data_directory is not None:
+        if self._disk is not None:
             try:
-                disk = asyncio.to_thread(self._check_disk, self._data_directory)
-                found |= await asyncio.wait_for(disk, TIMEOUT_S)
+                found |= await self._disk.ask()
             except asyncio.TimeoutError:
-                found["disk"] = f"writing took more than {TIMEOUT_S:.0f} s"
+                found["disk"] = f"writing took more than {ANSWER_WITHIN_S:.0f} s"
         return found
 
     def _check_disk(self, directory: Path) -> dict[str, str]:

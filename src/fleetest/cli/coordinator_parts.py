@@ -16,14 +16,16 @@ from fleetest.fleet_memory import FleetMemory
 from fleetest.hooks import make_cluster_state, plugin_manager
 from fleetest.self_watch import SelfWatch
 from fleetest.storage.data_lock import DataLock
-from fleetest.storage.disk_room import space_trouble
-from fleetest.storage.epoch import next_epoch
+from fleetest.storage.disk_room import PROBE_NAME, space_trouble
+from fleetest.storage.drafts import remove_drafts
+from fleetest.storage.epoch import EPOCH_NAME, next_epoch
 from fleetest.storage.history import HistoryRecorder
-from fleetest.storage.memory_file import MemoryFile
+from fleetest.storage.memory_file import MEMORY_NAME, MemoryFile
+from fleetest.storage.submissions import DRAFT_NAME, SUBMISSIONS_DIRECTORY
 from fleetest.transport.audit import AUDIT_NAME, AuditLog
 from fleetest.transport.file_credentials import FileCredentials
 from fleetest.transport.server import NetworkServer
-from fleetest.transport.token_store import TokenStore
+from fleetest.transport.token_store import USED_NAME, TokenStore
 from fleetest.transport.webhooks import Webhooks
 
 
@@ -40,6 +42,8 @@ class CoordinatorParts:
         self._settings, self._webhooks = settings, webhooks
         TokenStore(data).prepare()
         self._data_lock = DataLock(data)
+        remove_drafts(data, (MEMORY_NAME, EPOCH_NAME, USED_NAME, PROBE_NAME))
+        remove_drafts(data / SUBMISSIONS_DIRECTORY, (DRAFT_NAME,))
         self._credentials = FileCredentials(data)
         self._audit = audit = AuditLog(data / AUDIT_NAME)
         memory_file = MemoryFile(data)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 HEADROOM_BYTES_MIN = 1024**3
 HEADROOM_SHARE_MIN = 0.05
+PROBE_NAME = "probe"
 _PROBE_BYTES = 4096
 
 
@@ -29,7 +30,7 @@ def space_trouble(directory: Path, needed_bytes: int | None = None) -> str:
 
 def write_trouble(directory: Path) -> str:
     """Why a file cannot be written and synced there, in one line; empty if one was."""
-    probe = directory / f".probe-{secrets.token_hex(8)}"
+    probe = directory / f".{PROBE_NAME}-{secrets.token_hex(8)}"
     try:
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

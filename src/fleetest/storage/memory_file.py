@@ -56,7 +56,7 @@ class MemoryFile:
             raise UserError(message) from error
 
     def save(self, memory: ClusterMemory) -> None:
-        """It is on the disk when this returns. Raises OSError, and then the file is as it was."""
+        """It is on the disk when this returns. Raises OSError, and then the file is as it was, or this is in it."""
         content = msgspec.json.encode(_Content(FORMAT, memory))
         draft = self.path.with_name(f".{self.path.name}-{secrets.token_hex(8)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

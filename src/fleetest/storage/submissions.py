@@ -11,6 +11,8 @@ import msgspec
 
 from fleetest.wire.messages import SubmitRun
 
+SUBMISSIONS_DIRECTORY = "submissions"
+DRAFT_NAME = "submission"
 KEPT_MAX = 500
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _encoder = msgspec.msgpack.Encoder()
@@ -28,7 +30,7 @@ class SubmissionStore:
         """Raises OSError, UnicodeEncodeError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         encoded = _encoder.encode(submission)
-        draft = self._directory / f".{secrets.token_hex(8)}"
+        draft = self._directory / f".{DRAFT_NAME}-{secrets.token_hex(8)}"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:

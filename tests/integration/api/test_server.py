@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 from contextlib import asynccontextmanager
+from functools import partialmethod
 from types import SimpleNamespace
 
 import aiohttp
@@ -14,6 +16,7 @@ from fleetest.api.worker_states import CHANGES_MAX
 from fleetest.core import events
 from fleetest.core.model import AttemptResult, Capabilities, Verdict
 from fleetest.core.suite_planning import fingerprint_of
+from fleetest.storage.slow_disk import DiskQuestion
 from fleetest.transport.identity import Role
 from fleetest.transport.token_store import TokenStore
 from fleetest.transport.websocket import connect_worker
@@ -806,6 +809,35 @@ def test_ready_only_if_it_can_write(serve, monkeypatch):
             assert "No space left" in full.value["checks"]["write"]
             assert (await served.ask("GET", "/readyz", None)).value == {"is_ready": False, "checks": {}}
             assert not list(served.data.glob(".probe-*"))
+
+    run(main)
+
+
+def test_a_disk_that_hangs_is_said_and_keeps_nobody_waiting(serve, monkeypatch):
+    """However often it is asked for: neither the event loop nor more than one thread is lost to it."""
+    gate = threading.Event()
+
+    def hang(path):
+        gate.wait(TIMEOUT_S)
+        raise OSError(5, "Input/output error")
+
+    async def main():
+        async with serve() as served:
+            monkeypatch.setattr("shutil.disk_usage", hang)
+            monkeypatch.setattr(
+                "fleetest.storage.slow_disk.DiskQuestion.ask", partialmethod(DiskQuestion.ask, timeout_s=0.2)
+            )
+            try:
+                for _ in range(3):
+                    ready = await served.ask("GET", "/readyz", Role.VIEW)
+                    assert (ready.status, ready.value["checks"]["disk"]) == (503, "writing took more than 5 s")
+                    told = await served.ask("GET", "/metrics", Role.VIEW)
+                    assert told.status == 200
+                    assert b"fleetest_disk_free_bytes" not in told.body
+                held = [thread for thread in threading.enumerate() if thread.name == "fleetest-disk"]
+                assert len(held) == 2, "one of each that asks"
+            finally:
+                gate.set()
 
     run(main)
 
