@@ -339,6 +339,27 @@ def test_nothing_more_is_read_while_much_waits_and_all_of_it_arrives(monkeypatch
     run(main)
 
 
+def test_empty_messages_that_nobody_takes_are_bounded_too(monkeypatch):
+    monkeypatch.setattr(dialed_socket, "QUEUED_BYTES_MAX", 100_000)
+    count = 400_000
+
+    async def serve(reader, writer):
+        writer.write(frame(BINARY) * count)
+        assert await read_frame(reader) == (BINARY, b"all")
+
+    async def main():
+        async with dialed(serve) as socket:
+            while socket._transport.is_reading() and len(socket._queue) < count:
+                await asyncio.sleep(0)
+            assert len(socket._queue) < count // 2
+            for _ in range(count):
+                assert await socket.receive() == b""
+            assert socket._queued_bytes == 0
+            await socket.send_bytes(b"all")
+
+    run(main)
+
+
 def test_a_peer_that_answers_no_ping_is_gone():
     async def serve(reader, writer):
         assert await read_frame(reader) == (PING, b"")

@@ -405,6 +405,19 @@ def test_why_names_the_run_of_who_holds_a_lock_if_it_is_another_one(cluster):
     assert cluster.why("gang", "gangs") == "waiting for lock 'db' (held by task 'a' of run 0123456789ab)"
 
 
+def test_why_says_of_urgent_work_that_it_goes_first(cluster):
+    cluster.join("w")
+    names = [f"{number}" for number in range(3)]
+    cluster.submit(*(task(name, group=name, priority=5, expected_s=100.0) for name in names), run="urgent")
+    cluster.submit(task("x", expected_s=100.0))
+    (waiting,) = [name for name in names if name not in cluster.leases]
+    assert cluster.why("x") == (
+        "waiting for a free slot: all workers that could run it are busy; 1 other waits for them,"
+        " higher priority first: up to 5, its own is 0"
+    )
+    assert cluster.why(waiting, "urgent").endswith("busy; 1 other waits for them"), "nothing goes before it"
+
+
 def test_why_names_who_has_the_worker_for_itself(cluster):
     cluster.join("w", slots=2, capabilities=GPU)
     cluster.submit(task("a", requirements=needs(alone=True)))

@@ -118,12 +118,18 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
 
 
 def _behind(cluster: Cluster, task: Task, accepting: list[Worker]) -> str:
-    """How much else waits for the same workers."""
+    """How much else waits for the same workers, and whether some of it goes first whenever a slot is free."""
     kinds = {worker.capability_kind for worker in accepting}
     scheduling, fits = cluster.scheduling, cluster.placement.fits
     rivals = [other for other in scheduling.waiting_classes() if any(fits(other.kind, kind) for kind in kinds)]
     others = sum(scheduling.waiting(task_class) for task_class in rivals) - 1
-    return f"; {others} other{' waits' if others == 1 else 's wait'} for them" if others > 0 else ""
+    if others <= 0:
+        return ""
+    text = f"; {others} other{' waits' if others == 1 else 's wait'} for them"
+    highest = max(map(scheduling.top_priority, rivals))
+    if highest > task.priority:
+        text += f", higher priority first: up to {highest}, its own is {task.priority}"
+    return text
 
 
 def _why_nobody(cluster: Cluster, task: Task) -> str:

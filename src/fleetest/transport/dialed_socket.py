@@ -30,8 +30,8 @@ _NEXT_ADDRESS_S = 0.25
 """A host may have several addresses: the next one is tried while the one before has not answered."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CONTROL_BYTES_MAX = 125
-_FRAGMENT_BYTES = 64
-"""What a fragment counts beside its length: empty ones are bounded too."""
+_FRAME_BYTES = 64
+"""What a message, or a fragment of one, counts beside its length while it waits: empty ones are bounded too."""
 _PROTOCOL_ERROR = 1002
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _NO_STATUS = 1005
@@ -215,7 +215,7 @@ class DialedSocket(asyncio.Protocol):
                 raise self._end
             await self._wait_for_arrival()
         message = self._queue.popleft()
-        self._queued_bytes -= len(message)
+        self._queued_bytes -= len(message) + _FRAME_BYTES
         if self._queued_bytes < QUEUED_BYTES_MAX:
             self._read_on()
         return message
@@ -305,7 +305,7 @@ class DialedSocket(asyncio.Protocol):
             self._is_fragmented = not is_last
             if not is_last:
                 self._fragments.append(payload)
-                self._fragmented_bytes += len(payload) + _FRAGMENT_BYTES
+                self._fragmented_bytes += len(payload) + _FRAME_BYTES
                 return
             if self._fragments:
                 payload = b"".join([*self._fragments, payload])
@@ -313,7 +313,7 @@ class DialedSocket(asyncio.Protocol):
                 self._fragmented_bytes = 0
             if not self._has_sent_close:
                 self._queue.append(payload)
-                self._queued_bytes += len(payload)
+                self._queued_bytes += len(payload) + _FRAME_BYTES
                 self._wake()
         elif opcode == _Opcode.TEXT:
             raise RemoteProtocolError("a text frame")

@@ -27,7 +27,7 @@ class QueueRoutes:
         ]  # fmt: skip
 
     async def show(self, call: Call) -> answers.Queue:
-        """Costs a look at every task. Tasks of one class wait for the same reason: one of each is asked why."""
+        """Costs a look at every task. Tasks of one class and priority wait for one reason: one of them is asked why."""
         groups: dict[str, answers.WaitingGroup] = {}
         waiting = 0
         for run in list(self._context.fleet.state.cluster.runs.values()):
@@ -56,8 +56,8 @@ class QueueRoutes:
         if task.state is TaskState.PENDING:
             return min(task.waits_for, default="")
         if not task.group.keep_together:
-            return task.task_class
-        return (task.task_class, task.group)
+            return (task.task_class, task.priority)
+        return (task.task_class, task.priority, task.group)
 
 
 def _add(groups: dict[str, answers.WaitingGroup], reason: str, run_id: str, task: Task | None = None) -> None:
