@@ -167,6 +167,11 @@ class Worker:
             has_probe=self._probe is not None,
         )
 
+    @property
+    def name(self) -> str:
+        """As the coordinator calls it: with a number if another one had that name."""
+        return self._name
+
     def _take_welcome(self, link: WorkerLink, welcome: wire.Welcome) -> None:
         if welcome.version != wire.PROTOCOL_VERSION:
             raise UserError(

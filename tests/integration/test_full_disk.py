@@ -86,13 +86,3 @@ def test_a_disk_that_is_nearly_full_takes_no_new_runs(make_fleet):
 def test_how_much_must_be_free_is_a_size(make_fleet):
     with pytest.raises(AssertionError, match="fleetest: --min-free much: "):
         make_fleet("--min-free", "much")
-
-
-def test_the_log_for_programs_is_one_object_a_line(make_fleet):
-    fleet = make_fleet("--min-free", "100000TB", "--log-format", "json")
-    worker = fleet.worker("w", "--log-format", "json")
-    worker.kill()
-    # What was said before it listened was read by the fleet.
-    line = json.loads(fleet.coordinator.stdout.readline())
-    assert {"ts", "mono_ms", "level", "message"} <= set(line)
-    assert (line["event"], line["worker"], line["cause"]) == ("alert_raised", "w", "lost")

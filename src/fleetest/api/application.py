@@ -183,4 +183,5 @@ class Api:
         try:
             self.context.submissions.save(submission)
         except (OSError, ValueError) as error:
-            _log.warning("the submission of run %s cannot be kept: %s", submission.run_id, error)
+            fields = {"fields": {"run": submission.run_id}}
+            _log.warning("the submission of run %s cannot be kept: %s", submission.run_id, error, extra=fields)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.event_loop import log_to_stderr, run_event_loop, say, until_stopped
+from fleetest.cli.event_loop import run_event_loop, until_stopped
+from fleetest.cli.log import in_every_line, log_to_stderr, say
 from fleetest.cli.worker import parse_pair
 from fleetest.config import CoordinatorSettings, load
 from fleetest.errors import ExitStatus, UserError
@@ -77,6 +78,7 @@ def coordinator(**flags: Any) -> int:
 
 async def _serve(settings: CoordinatorSettings) -> int:
     from fleetest.cli.coordinator_parts import CoordinatorParts
+    from fleetest.cli.fleet_log import FleetLog
     from fleetest.transport.server import resolve_host
     from fleetest.transport.token import TOKEN_NAME
 
@@ -84,6 +86,9 @@ async def _serve(settings: CoordinatorSettings) -> int:
     tls = _tls_context(settings)
     refuse_insecure(address, settings)
     parts = CoordinatorParts(settings, _limits(settings), _webhooks(settings), _needed_bytes(settings))
+    in_every_line(epoch=lambda: parts.shell.state.cluster.epoch)
+    if settings.log_format == "json":
+        parts.shell.observe(FleetLog().observe)
     try:
         port = await parts.start(address, tls)
         name = f"[{address}]" if ":" in address else address

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetest.cli.event_loop import log_to_stderr, run_event_loop, say
+from fleetest.cli.event_loop import run_event_loop
+from fleetest.cli.log import in_every_line, log_to_stderr, say
 from fleetest.config import WorkerSettings, find_token, load
 from fleetest.errors import ExitStatus, UserError
 
@@ -68,7 +69,6 @@ def worker(**flags: Any) -> int:
     if flags["data"] is not None and flags["token_file"] is None:
         # A directory on the command line wins over a file in the environment.
         settings = dataclasses.replace(settings, token_file=None)
-    check_fit(settings.scratch)
     log_to_stderr(settings.log_format)
     return run_event_loop(_serve(settings))
 
@@ -101,6 +101,7 @@ async def _serve(settings: WorkerSettings) -> int:
     from fleetest.transport.websocket import check_url, connect_worker
     from fleetest.wire.session import NAME_CHARACTERS_MAX, SLOTS_MAX
 
+    check_fit(settings.scratch)
     url = check_url(settings.coordinator)
     labels, resources = parse_labels(settings.label), parse_resources(settings.resource)
     python = interpreter(settings.python)
@@ -125,6 +126,7 @@ async def _serve(settings: WorkerSettings) -> int:
         ),
         capabilities=capabilities,
     )
+    in_every_line(worker=lambda: served.name)
     connect = _patient(lambda: connect_worker(url, token, tls_ca=settings.tls_ca), settings.wait_s)
     await agent.run_worker(served, connect, on_notice=say)
     return ExitStatus.OK
