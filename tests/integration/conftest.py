@@ -45,8 +45,8 @@ class Fleet:
         self.suite = directory / "suite"
         self.suite.mkdir()
         self._started: list[subprocess.Popen[str]] = []
-        self._scratch = directory / "scratch"
-        self._scratch.mkdir()
+        self.scratch = directory / "scratch"
+        self.scratch.mkdir()
         self._plugins = directory / "plugins"
         if hedges_eagerly:
             self._install("eager_hedging_plugin", EAGER_PLUGIN)
@@ -83,7 +83,7 @@ class Fleet:
         # A machine for tests may have little room left; what is done then has tests of its own, which say how much.
         environment["FLEETEST_MIN_FREE"] = "1MB"
         # Who is killed leaves its scratch behind: here pytest removes it.
-        environment["TMPDIR"] = str(self._scratch)
+        environment["TMPDIR"] = str(self.scratch)
         if args[1] == "coordinator":
             python_path = self._plugins
         if python_path is not None:

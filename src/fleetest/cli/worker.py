@@ -98,6 +98,7 @@ def check_fit(scratch: Path | None) -> None:
 async def _serve(settings: WorkerSettings) -> int:
     from fleetest import worker as agent
     from fleetest.hardware import detect
+    from fleetest.processes.scratch import remove_abandoned
     from fleetest.transport.websocket import check_url, connect_worker
     from fleetest.wire.session import NAME_CHARACTERS_MAX, SLOTS_MAX
 
@@ -127,8 +128,13 @@ async def _serve(settings: WorkerSettings) -> int:
         capabilities=capabilities,
     )
     in_every_line(worker=lambda: served.name)
+    # Beside the first connection: there may be much of it.
+    removing = asyncio.get_running_loop().run_in_executor(None, remove_abandoned)
     connect = _patient(lambda: connect_worker(url, token, tls_ca=settings.tls_ca), settings.wait_s)
-    await agent.run_worker(served, connect, on_notice=say)
+    try:
+        await agent.run_worker(served, connect, on_notice=say)
+    finally:
+        await removing
     return ExitStatus.OK
 
 

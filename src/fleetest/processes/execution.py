@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from fleetest.processes.outbox import Outbox
 from fleetest.processes.read_pacer import ReadPacer
 from fleetest.processes.reporting import ExecutionLimits, HeldLease, Seat
 from fleetest.processes.runner_seat import RunnerSeat
+from fleetest.processes.scratch import make_scratch
 from fleetest.processes.slot import SeatKey, Slot
 from fleetest.processes.suite_session import SuiteSession
 from fleetest.wire.messages import CommandSuite, PrepareRun, PytestSuite, SuiteCollected, SuiteFailed
@@ -197,7 +197,7 @@ class Execution:
     def _scratch_of(self, run_id: RunId, number: int) -> Path:
         if self._scratch is None:
             given = self._given_scratch
-            self._scratch = Path(tempfile.mkdtemp(prefix="fleetest-")) if given is None else given.resolve()
+            self._scratch = make_scratch() if given is None else given.resolve()
         return self._scratch / run_id / str(number)
 
     def _adoptable(self, run_id: RunId, suite: PytestSuite) -> PrestartedTemplate | None:

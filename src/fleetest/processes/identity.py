@@ -18,15 +18,28 @@ _LOOK_MAX_S = 0.5
 def own_identity() -> str:
     """``boot:namespace:pid:start`` of this process; empty where that cannot be told."""
     place = _place()
-    start = _start_of(os.getpid())
+    start = start_of(os.getpid())
     return f"{place}:{os.getpid()}:{start}" if place and start else ""
 
 
 def is_alive(identity: str) -> bool:
     """True if the process lives and can be seen from here. Ask before its end is of interest: see ``wait_dead``."""
+    here = _seen_from_here(identity)
+    return here is not None and start_of(here[0]) == here[1]
+
+
+def start_of_dead(identity: str) -> int | None:
+    """When the process had started, in ticks of this boot, if it certainly lives no more; of one that cannot be seen
+    from here nothing is certain."""
+    here = _seen_from_here(identity)
+    return int(here[1]) if here is not None and here[1].isdecimal() and start_of(here[0]) != here[1] else None
+
+
+def _seen_from_here(identity: str) -> tuple[int, str] | None:
+    """Number and start of a process of this boot and namespace."""
     place, _, process = identity.rpartition(":")[0].rpartition(":")
     start = identity.rpartition(":")[2]
-    return bool(start) and process.isdecimal() and place == _place() and _start_of(int(process)) == start
+    return (int(process), start) if start and process.isdecimal() and place and place == _place() else None
 
 
 async def wait_dead(identity: str, timeout_s: float) -> bool:
@@ -55,7 +68,7 @@ def _place() -> str:
     return f"{boot}:{namespace.strip('pid:[]')}"
 
 
-def _start_of(pid: int) -> str:
+def start_of(pid: int) -> str:
     """When the process started, in ticks of this boot; empty if there is none, or it is a zombie."""
     try:
         stat = Path("/proc", str(pid), "stat").read_bytes()
