@@ -148,7 +148,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     _import_own_modules_as_compiled()
     prestarted: PrestartedTemplate | None = getattr(config, _PRESTARTED, None)
-    from fleetest.client.pytest_options import FleetOptions, check_compatible
+    from fleetest.client.pytest_options import FleetOptions, check_compatible, with_plugin_options
     from fleetest.errors import UserError
 
     try:
@@ -173,7 +173,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     except UserError as error:
         if prestarted is not None:
             prestarted.close()
-        _print_error(str(error))
+        _print_error(with_plugin_options(str(error)))
         return int(error.exit_status)
     except BaseException:
         if prestarted is not None:

@@ -262,7 +262,10 @@ def dialling(url: str, token_file: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("index", range(3), ids=["pytest", "run", "worker"])
 def test_a_wrong_token_and_nobody_there(project: Path, token_file: Path, coordinator: str, index: int) -> None:
-    says(command(project, *dialling(coordinator, token_file)[index]), ExitStatus.REFUSED, "refused the token")
+    remedy = (
+        "with --fleet-token-file, or its data directory with --fleet-data" if index == 0 else "with --token-file, or"
+    )
+    says(command(project, *dialling(coordinator, token_file)[index]), ExitStatus.REFUSED, "refused the token", remedy)
     says(command(project, *dialling(NOWHERE, token_file)[index]), ExitStatus.UNREACHABLE, "Connection refused")
 
 

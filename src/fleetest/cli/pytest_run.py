@@ -10,19 +10,9 @@ from typing import Any
 import pytest
 
 from fleetest.client.live_view import LiveView
+from fleetest.client.pytest_options import PLUGIN_OPTIONS
 
 _DEFAULT_TARGET = "auto"
-
-
-# The names that the other commands have for them.
-_PLUGIN_OPTIONS = {
-    "--token-file": "--fleet-token-file",
-    "--data": "--fleet-data",
-    "--tls-ca": "--fleet-tls-ca",
-    "--history": "--fleet-history",
-    "--python": "--fleet-python",
-    "--dashboard": "--fleet-dashboard",
-}
 
 
 def plugin_arguments(arguments: Sequence[str]) -> list[str]:
@@ -36,12 +26,12 @@ def plugin_arguments(arguments: Sequence[str]) -> list[str]:
         if word == "--":
             return [*joined, word, *words]
         name, equals, value = word.partition("=")
-        name = _PLUGIN_OPTIONS.get(name, name)
+        name = PLUGIN_OPTIONS.get(name, name)
         if name == "--fleet-dashboard" and not equals:
             value = "0"
-        elif name in _PLUGIN_OPTIONS.values() and not equals:
+        elif name in PLUGIN_OPTIONS.values() and not equals:
             value = next(words, "")
-        joined.append(f"{name}={value}" if name in _PLUGIN_OPTIONS.values() else word)
+        joined.append(f"{name}={value}" if name in PLUGIN_OPTIONS.values() else word)
     return joined
 
 

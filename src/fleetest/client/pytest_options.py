@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 import tempfile
 import uuid
@@ -146,6 +147,20 @@ def check_compatible(config: pytest.Config) -> None:
 
 
 _PATH_OPTIONS = ("--fleet-python", "--fleet-token-file", "--fleet-data", "--fleet-tls-ca", "--fleet-history")
+PLUGIN_OPTIONS = {
+    "--token-file": "--fleet-token-file",
+    "--data": "--fleet-data",
+    "--tls-ca": "--fleet-tls-ca",
+    "--history": "--fleet-history",
+    "--python": "--fleet-python",
+    "--dashboard": "--fleet-dashboard",
+}
+"""Options of pytest by the names that the other commands have for them."""
+
+
+def with_plugin_options(message: str) -> str:
+    """The message with the options that it names as pytest knows them."""
+    return re.sub(r"(?<= )--[a-z-]+", lambda option: PLUGIN_OPTIONS.get(option[0], option[0]), message)
 
 
 def _separate_paths(args: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, str]]:
