@@ -65,6 +65,17 @@ def test_a_task_on_a_worker_that_cannot_run_it_is_seen(monkeypatch):
         cluster.submit(task("cuda", requirements=Requirements(constraints=(Constraint("cuda", Operator.GE, "12"),))))
 
 
+def test_a_retry_too_many_is_seen():
+    cluster = JudgedCluster(Limits(prefetch_s=0.0))
+    cluster.join("w1", 1)
+    cluster.submit(*[task(name, retries=1) for name in "abcd"])
+    tasks = cluster.state.cluster.runs["run"].tasks.values()
+    next(one for one in tasks if not one.live_leases).retries_used = 2
+    cluster.start("a")
+    with pytest.raises(AssertionError, match="granted for retry 2"):
+        cluster.finish("a")
+
+
 @pytest.mark.replaces_core
 def test_less_urgent_work_that_goes_first_is_seen(monkeypatch):
     add_tasks = TaskScheduler.add_tasks

@@ -58,6 +58,7 @@ def _check_grant(cluster: Cluster, live: LiveLease) -> None:
     task, worker = live.task, live.slot.worker
     assert may_ever_run(task, worker), f"{task} was granted to {worker}, which cannot run it"
     assert task.run.cancellation is None, f"{task} was granted although its run is cancelled"
+    assert task.retries_used <= task.spec.retries, f"{task} was granted for retry {task.retries_used}"
     for name in task.spec.depends_on:
         prerequisite = task.run.tasks.get(name)
         assert prerequisite is not None, f"{task} was granted before {name}, which nobody knows"
