@@ -12,22 +12,22 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fleetest.client_peers import ClientPeer, ClientPeers
 from fleetest.core import commands, events
 from fleetest.core.cluster_state import STALL_S
 from fleetest.core.model import Capabilities, RunId, WorkerId
 from fleetest.errors import LinkClosed, NotReady, RemoteProtocolError
-from fleetest.live_run import RUN_MESSAGES, ClientLink, ExpectedDurations, LiveRun
+from fleetest.live_run import RUN_MESSAGES, ClientLink, LiveRun
+from fleetest.live_runs import LiveRuns
 from fleetest.processes.identity import wait_dead
 from fleetest.storage import records
 from fleetest.storage.records import HistorySink
 from fleetest.transport.link import Link
 from fleetest.wire import messages as wire
-from fleetest.wire.checks import check_submission
 from fleetest.wire.codec import VersionMismatch
 from fleetest.wire.session import HANDSHAKE_TIMEOUT_S, Hello, check_hello
 from fleetest.wire.translation import EVENT_OF, MESSAGE_OF
@@ -45,15 +45,8 @@ CLOSED_INTERNAL_ERROR = 1011
 CLOSED_TRY_AGAIN_LATER = 1013
 
 _log = logging.getLogger("fleetest.coordinator")
-EXPECTED_DURATIONS_WAIT_S = 0.3
 CLIENT_GRACE_S = 1.0
 """A client whose link closed without goodbye keeps its runs for this long: its last words may still be on the way."""
-
-
-@dataclass(slots=True, eq=False)
-class _ClientPeer:
-    link: ClientLink
-    run_ids: set[RunId] = field(default_factory=set)
 
 
 class _SaidGoodbye(Exception):
@@ -82,28 +75,26 @@ class Coordinator:
         self.state = self._state = state
         self._history = history
         self._clock = clock
-        self._client_grace_s = client_grace_s
         self._is_closing = False
         self._links: set[Link[Any, Any]] = set()
         """All that are served, also those that have not said hello yet."""
         self._workers = WorkerPeers()
+        self._clients = ClientPeers(self._workers)
+        self._runs = LiveRuns(self, state, self._workers, history, client_grace_s)
         self._joining: WorkerId | None = None
-        self._clients: set[_ClientPeer] = set()
-        self._fleet_is_news = False
-        self._runs: dict[RunId, LiveRun] = {}
         self._observers: list[Observer] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closings: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._on_command: dict[type, Callable[[Any], None]] = {
-            commands.PublishOutcomes: lambda c: self._runs[c.run_id].publish_outcomes(c),
-            commands.PublishStarted: lambda c: self._runs[c.run_id].publish_started(c),
-            commands.PrepareRun: lambda c: self.tell_worker(c.worker_id, self._runs[c.run_id].prepare(c)),
+            commands.PublishOutcomes: lambda c: self._runs.by_id[c.run_id].publish_outcomes(c),
+            commands.PublishStarted: lambda c: self._runs.by_id[c.run_id].publish_started(c),
+            commands.PrepareRun: lambda c: self.tell_worker(c.worker_id, self._runs.by_id[c.run_id].prepare(c)),
             commands.DisconnectWorker: self._disconnect_worker,
             commands.ReportStrayResults: lambda c: None,  # For those who look on.
-            commands.PublishNotice: lambda c: self._runs[c.run_id].publish_notice(c.text),
-            commands.RunFinished: self._run_finished,
+            commands.PublishNotice: lambda c: self._runs.by_id[c.run_id].publish_notice(c.text),
+            commands.RunFinished: self._runs.finished,
             commands.RaiseAlert: self._raise_alert,
             commands.ClearAlert: self._clear_alert,
         }
@@ -138,15 +129,14 @@ class Coordinator:
 
     async def serve_client(self, link: ClientLink) -> None:
         """Serve one client until its link closes. Its unfinished runs are then cancelled."""
-        peer = _ClientPeer(link)
+        peer = ClientPeer(link)
         self._links.add(link)
         said_goodbye = False
         mistake: RemoteProtocolError | None = None
         try:
             _, batch = await self._first_message(link, wire.ClientHello)
-            self._clients.add(peer)
             link.send(self._welcome(None))
-            link.send(self._fleet())
+            self._clients.add(peer)
             while True:
                 for message in batch:
                     self._on_client_message(peer, message)
@@ -170,11 +160,7 @@ class Coordinator:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for run_id in self._runs:
-            run = self._state.cluster.runs.get(run_id)
-            counts = {verdict.value: count for verdict, count in run.counts.items()} if run is not None else {}
-            self.record(records.RunEnded(run_id, time.time(), counts, "abandoned"))
-        self._runs.clear()
+        self._runs.abandon_all()
         for task in self._background:
             task.cancel()
         self._close_all_links("the coordinator is stopping", CLOSED_GOING_AWAY)
@@ -191,7 +177,7 @@ class Coordinator:
     @property
     def run_facts(self) -> Mapping[RunId, LiveRun]:
         """Runs that are not finished."""
-        return self._runs
+        return self._runs.by_id
 
     @property
     def client_count(self) -> int:
@@ -211,10 +197,7 @@ class Coordinator:
 
     def cancel(self, run_id: RunId, reason: str, *, kill: bool = False, quiet: bool = False) -> None:
         """End a run; nothing happens if it is over."""
-        run = self._runs.get(run_id)
-        if run is not None:
-            run.outcome = "cancelled"
-            self.apply(events.RunCancelled(run_id, reason, kill=kill, quiet=quiet))
+        self._runs.cancel(run_id, reason, kill=kill, quiet=quiet)
 
     async def _first_message(self, link: Link[Any, Any], expected: type[Hello]) -> tuple[Hello, list[Any]]:
         if self._is_closing:
@@ -328,7 +311,7 @@ class Coordinator:
         link.send(self._welcome(worker_id))
         seen = records.WorkerSeen(worker_id, hello.host, hello.slots, hello.capabilities, time.time())
         self.record(seen)
-        self._tell_clients_of_fleet()
+        self._clients.fleet_changed()
         self._joining = worker_id
         try:
             self.apply(
@@ -345,10 +328,9 @@ class Coordinator:
         finally:
             self._joining = None
         for run_id in hello.runs:
-            if run_id not in self._runs:  # It ended while this worker had no link, and nobody could say so.
+            if run_id not in self._runs.by_id:  # It ended while this worker had no link, and nobody could say so.
                 link.send(wire.EndRun(run_id=run_id))
-        for run in list(self._runs.values()):
-            run.worker_back(worker_id, is_same_session=is_same_session)
+        self._runs.worker_back(worker_id, is_same_session=is_same_session)
         return peer
 
     def _worker_left(self, peer: WorkerPeer, reason: str, said_goodbye: bool) -> None:
@@ -357,9 +339,8 @@ class Coordinator:
         self.apply(events.WorkerDisconnected(peer.worker_id, reason, said_goodbye=said_goodbye))
         if peer.process and not said_goodbye:
             self._in_background(self._look_for_death(peer))
-        for run in list(self._runs.values()):
-            run.worker_gone(peer.worker_id)
-        self._tell_clients_of_fleet()
+        self._runs.worker_gone(peer.worker_id)
+        self._clients.fleet_changed()
 
     async def _look_for_death(self, peer: WorkerPeer) -> None:
         """A worker of this machine whose process has ended is not waited for."""
@@ -383,7 +364,7 @@ class Coordinator:
         if as_event is not None:
             self.apply(as_event(peer.worker_id, message))
         elif isinstance(message, RUN_MESSAGES):
-            run = self._runs.get(message.run_id)
+            run = self._runs.by_id.get(message.run_id)
             if run is not None:  # What a worker still says of a run that is over has no reader.
                 run.take(peer.worker_id, message)
         else:
@@ -391,7 +372,7 @@ class Coordinator:
 
     # Clients -------------------------------------------------------------------------------------------------
 
-    def _on_client_message(self, peer: _ClientPeer, message: wire.ClientMessage) -> None:
+    def _on_client_message(self, peer: ClientPeer, message: wire.ClientMessage) -> None:
         if isinstance(message, wire.SubmitRun):
             self._submit(peer, message)
         elif isinstance(message, wire.CancelRun):
@@ -403,97 +384,30 @@ class Coordinator:
         else:
             raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
 
-    def _submit(self, peer: _ClientPeer, submission: wire.SubmitRun) -> None:
+    def _submit(self, peer: ClientPeer, submission: wire.SubmitRun) -> None:
         identity = getattr(peer.link, "identity", None)
         if identity is not None and not submission.owner:
             submission = msgspec.structs.replace(submission, owner=identity.name)
-        self._take_in(submission, peer, identity.token_id if identity is not None else "")
+        submitter = identity.token_id if identity is not None else ""
+        self._take_in(submission, peer.link, submitter)
+        peer.run_ids.add(submission.run_id)
 
-    def _take_in(self, submission: wire.SubmitRun, peer: _ClientPeer | None, submitter: str) -> None:
-        limits = self._state.cluster.limits
+    def _take_in(self, submission: wire.SubmitRun, client: ClientLink | None, submitter: str) -> None:
         if self.takes_no_runs:
             raise NotReady(f"no new runs are taken now: {self.takes_no_runs}")
-        check_submission(submission, limits.tasks_per_run)
-        run_id = submission.run_id
-        if run_id in self._runs:
-            raise RemoteProtocolError(f"run {run_id} exists already")
-        client = peer.link if peer is not None else None
-        run = LiveRun(self, submission, client, self._load_expected(), limits.tasks_per_run, submitter)
-        self._runs[run_id] = run
-        directory = next((suite.directory for suite in submission.suites if isinstance(suite, wire.PytestSuite)), "")
-        self.record(records.RunStarted(run_id, run.submitted_at, submission.title, submission.owner, directory))
-        if peer is not None:
-            peer.run_ids.add(run_id)
-        names = tuple(str(worker_id) for worker_id in self._workers.by_id)
-        slots = sum(worker.hello.slots for worker in self._workers.by_id.values())
-        run.tell(wire.RunAccepted(run_id=run_id, workers=names, slots=slots))
-        suites = tuple(suite.name for suite in submission.suites)
-        self.apply(
-            events.RunSubmitted(
-                run_id,
-                suites,
-                submission.owner,
-                submission.priority,
-                wait_for_workers_s=submission.wait_for_workers_s,
-                weight=submission.weight,
-            )
-        )
-        run.plan_commands()
+        self._runs.take_in(submission, client, submitter)
 
-    def _load_expected(self) -> ExpectedDurations | None:
-        """The history's thread may still be opening its file: another thread waits for it, the loop does not."""
-        if self._history is None:
-            return None
-        loop = asyncio.get_running_loop()
-        known = self._history.expected_durations("", 0.0)
-        if not known:
-            try:
-                return loop.run_in_executor(None, self._history.expected_durations, "", EXPECTED_DURATIONS_WAIT_S)
-            except RuntimeError:
-                return None  # No thread to be had here: they are only hints.
-        loaded: ExpectedDurations = loop.create_future()
-        loaded.set_result(known)
-        return loaded
-
-    def _cancel(self, peer: _ClientPeer, message: wire.CancelRun) -> None:
-        if message.run_id not in self._runs:
+    def _cancel(self, peer: ClientPeer, message: wire.CancelRun) -> None:
+        if message.run_id not in self._runs.by_id:
             return  # It ended while the message was on its way.
         if message.run_id not in peer.run_ids:
             raise RemoteProtocolError("only the client that submitted a run cancels it")
         self.cancel(message.run_id, message.reason, kill=message.kill, quiet=message.quiet)
 
-    def _client_left(self, peer: _ClientPeer, said_goodbye: bool) -> None:
+    def _client_left(self, peer: ClientPeer, said_goodbye: bool) -> None:
         self._clients.discard(peer)
-        for run_id in peer.run_ids:
-            run = self._runs.get(run_id)
-            if run is None or self._is_closing:
-                continue
-            run.client_left()
-            if said_goodbye:
-                self._abandon(run_id)
-            else:
-                asyncio.get_running_loop().call_later(self._client_grace_s, self._abandon, run_id)
-
-    def _abandon(self, run_id: RunId) -> None:
-        if run_id in self._runs:
-            self.apply(events.RunCancelled(run_id, "the client went away", kill=True))
-
-    def _fleet(self) -> wire.FleetChanged:
-        return wire.FleetChanged(
-            workers=tuple((str(worker.worker_id), worker.hello.slots) for worker in self._workers.by_id.values())
-        )
-
-    def _tell_clients_of_fleet(self) -> None:
-        """Once for all workers that come or go in one turn of the loop: a thousand may be lost at once."""
-        if self._clients and not self._fleet_is_news:
-            self._fleet_is_news = True
-            asyncio.get_running_loop().call_soon(self._tell_clients_now)
-
-    def _tell_clients_now(self) -> None:
-        self._fleet_is_news = False
-        fleet = self._fleet()
-        for client in self._clients:
-            client.link.send(fleet)
+        if not self._is_closing:
+            self._runs.client_left(peer.run_ids, said_goodbye=said_goodbye)
 
     # Commands ------------------------------------------------------------------------------------------------
 
@@ -501,12 +415,6 @@ class Coordinator:
         peer = self._workers.get(command.worker_id)
         if peer is not None and command.worker_id != self._joining:
             self._close_soon(peer.link, command.reason, CLOSED_POLICY)
-
-    def _run_finished(self, command: commands.RunFinished) -> None:
-        run = self._runs.pop(command.run_id)
-        counts = {verdict.value: count for verdict, count in command.counts.items()}
-        self.record(records.RunEnded(run.run_id, time.time(), counts, run.outcome))
-        run.finish(counts)
 
     def _raise_alert(self, command: commands.RaiseAlert) -> None:
         who = command.worker_id or "coordinator"
