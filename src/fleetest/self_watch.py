@@ -1,6 +1,6 @@
 """The coordinator looks after itself: its disk, its history, its files. What it finds becomes an alert, and is over.
 
-While its disk has too little room it takes no new runs; those that run go on.
+While its disk has too little room it takes no new runs, and the core starts nothing more of those that it has.
 """
 
 from __future__ import annotations

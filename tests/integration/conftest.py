@@ -127,6 +127,21 @@ class Fleet:
         output, _ = process.communicate(timeout=TIMEOUT_S)
         return process.returncode, output
 
+    def ask(self, *args: str) -> tuple[int, str]:
+        """Exit status and output of a command that asks the coordinator."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
+        environment |= {"FLEETEST_DATA": str(self.directory / "data"), "FLEETEST_COORDINATOR": self.url}
+        answer = subprocess.run(
+            [sys.executable, "-m", "fleetest", *args],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+        return answer.returncode, answer.stdout + answer.stderr
+
     def history(self, sql: str) -> list[tuple[object, ...]]:
         """What the history says, after the end of the coordinator."""
         import duckdb
@@ -165,22 +180,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 @pytest.fixture
 def ask(fleet: Fleet) -> Callable[..., tuple[int, str]]:
     """Exit status and output of a command that asks the fleet's coordinator."""
-
-    def ask(*args: str) -> tuple[int, str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLEETEST_")}
-        environment |= {"FLEETEST_DATA": str(fleet.directory / "data"), "FLEETEST_COORDINATOR": fleet.url}
-        answer = subprocess.run(
-            [sys.executable, "-m", "fleetest", *args],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-        )
-        return answer.returncode, answer.stdout + answer.stderr
-
-    return ask
+    return fleet.ask
 
 
 @pytest.fixture(scope="module")

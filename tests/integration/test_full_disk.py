@@ -1,8 +1,11 @@
 """A coordinator whose disk is full: it says so, goes on, loses nothing, and is well again when there is room."""
 
 import json
+import os
 import resource
+import shutil
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 
@@ -22,17 +25,35 @@ def test_it(number):
 """
 
 
+ONE_AT_A_TIME = """
+import pathlib
+import pytest
+
+@pytest.mark.parametrize("number", range(2))
+@pytest.mark.fleet(lock="bench")
+def test_it(number):
+    if number == 0:
+        pathlib.Path({gate!r}).read_text()
+"""
+MARGIN_BYTES = 2**30
+"""So far from the limit, on either side: others write to this disk too."""
+
+
 def causes(ask):
     return {alert["cause"] for alert in json.loads(ask("alerts", "--json")[1])}
 
 
-def asked_until(ask, holds):
-    """Fails by the test's own time limit."""
+def until(look, holds):
+    """What is seen when it is so; fails when it has been looked for that often."""
     for _ in range(200):
-        found = causes(ask)
+        found = look()
         if holds(found):
-            return
+            return found
     raise AssertionError(found)
+
+
+def asked_until(ask, holds):
+    until(lambda: causes(ask), holds)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a process that runs already")
@@ -81,6 +102,30 @@ def test_a_disk_that_is_nearly_full_takes_no_new_runs(make_fleet):
         urllib.request.urlopen(fleet.url.replace("ws://", "http://") + "/readyz", timeout=TIMEOUT_S)
     assert answer.value.code == 503
     answer.value.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="to fill a disk without writing so much")
+def test_what_runs_ends_and_nothing_more_starts_until_there_is_room(make_fleet, fifo, tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    if free < 3 * MARGIN_BYTES:
+        pytest.skip("there is too little room to take some of it")
+    fleet = make_fleet("--min-free", str(free - MARGIN_BYTES))
+    (fleet.suite / "test_it.py").write_text(ONE_AT_A_TIME.format(gate=str(fifo)))
+    fleet.worker("w")
+    client = fleet.client()
+    gate = fifo.open("w")  # Waits until the first test is there.
+    with tempfile.TemporaryFile(dir=tmp_path) as filler:
+        os.posix_fallocate(filler.fileno(), 0, 2 * MARGIN_BYTES)
+        asked_until(fleet.ask, {"disk nearly full"}.__eq__)
+        gate.close()
+        said = until(lambda: fleet.ask("why", "test_it")[1], lambda text: "[0]: finished: passed" in text)
+        assert "[1]: no further test is started for now: " in said
+        assert "make room" in said
+
+    output, _ = client.communicate(timeout=TIMEOUT_S)
+    assert (client.returncode, "2 passed" in output) == (ExitStatus.OK, True), output
+    assert output.index("no further test is started for now: ") < output.index("tests are started again")
+    assert causes(fleet.ask) == set()
 
 
 def test_how_much_must_be_free_is_a_size(make_fleet):

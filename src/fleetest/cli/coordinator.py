@@ -47,7 +47,7 @@ _PATH = click.Path(path_type=Path, readable=False)
 @click.option(
     "--min-free",
     metavar="SIZE",
-    help="Take no new runs while DIR has less free space, such as 500MiB  [default: 1 GiB, and 5 % of the disk]",
+    help="Start nothing new while DIR has less free space, such as 500MiB  [default: 1 GiB, and 5 % of the disk]",
 )
 @click.option("--alert-webhook", multiple=True, metavar="URL", help="Post alerts there as JSON; repeatable.")
 @click.option("--alert-secret-file", type=_PATH, metavar="FILE", help="The secret that signs what is posted.")

@@ -138,6 +138,8 @@ class Cluster:
         """They outlive the worker's session."""
         self.held_back: dict[WorkerId, str] = {}
         """Workers that the operator quarantined, with the reason, whether they are there or not."""
+        self.grants_nothing_because = ""
+        """Why no lease at all is granted at the moment; empty if they are."""
         self.absent_drains: dict[str, WorkerId] = {}
         """Sessions that the operator drained and that are not here, with their workers: they were lost, or the
         coordinator is a new one."""

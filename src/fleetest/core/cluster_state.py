@@ -109,7 +109,8 @@ class ClusterState:
         self._closed_fleet.after(event)
         self._missing_workers.after_event()
         self._assign()
-        if self._rebalancing.after_event():
+        # To ask leases back for the sake of balance would only make them wait.
+        if not cluster.grants_nothing_because and self._rebalancing.after_event():
             self._assign()
         return cluster.outbox.take()
 

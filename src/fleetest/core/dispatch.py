@@ -30,9 +30,11 @@ class Dispatch:
         touched: dict[Slot, None] = {}
         self._refused.clear()
         self.left_empty.clear()
-        cluster.gangs.advance(self._attempts.grant_gang)
+        may_grant = not cluster.grants_nothing_because
+        if may_grant:
+            cluster.gangs.advance(self._attempts.grant_gang)
         self._fill_all(touched)
-        if cluster.gangs.reconsider(self._attempts.grant_gang, has_idle=bool(self.left_empty)):
+        if may_grant and cluster.gangs.reconsider(self._attempts.grant_gang, has_idle=bool(self.left_empty)):
             self._fill_all(touched)
         if self._put_back:
             # Only now: a policy that insists would be asked for ever.
@@ -40,7 +42,8 @@ class Dispatch:
                 [task for task in self._put_back if task.state is TaskState.QUEUED], cluster.now
             )
             self._put_back = {}
-        self._backfill(touched)
+        if may_grant:
+            self._backfill(touched)
         for slot in touched:
             if slot.worker.worker_id in cluster.workers:
                 self._tell_if_idle(slot)
@@ -118,7 +121,7 @@ class Dispatch:
 
     def _room(self, slot: Slot) -> Room:
         worker = slot.worker
-        if worker.alone is not None or slot.is_shunned or slot.is_held:
+        if worker.alone is not None or slot.is_shunned or slot.is_held or self._cluster.grants_nothing_because:
             return Room.BLOCKED
         if worker.state is not WorkerState.HEALTHY and (not worker.accepts or worker.lease_count):
             # On probation it gets one task at a time.

@@ -164,7 +164,10 @@ class WorkerProbed:
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorChecked:
-    """The coordinator looked after itself. Without ``trouble``: of this cause there is none, or no more."""
+    """The coordinator looked after itself. Without ``trouble``: of this cause there is none, or no more.
+
+    While its disk is nearly full it grants no leases.
+    """
 
     cause: str
     trouble: str = ""

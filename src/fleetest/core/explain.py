@@ -112,6 +112,8 @@ def _why_queued(cluster: Cluster, task: Task) -> str:
         return "no worker that fits takes new work: " + ", ".join(
             f"{worker.worker_id} is {_state_of(worker)}" for worker in ready[:3]
         )
+    if cluster.grants_nothing_because:
+        return f"no further test is started for now: {cluster.grants_nothing_because}"
     if task.requirements.workers > 1:
         return cluster.gangs.why(task)
     return _why_not_free(cluster, task, accepting)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fleetest.core import events
 from fleetest.core.alerts import COORDINATOR, Cause
 from fleetest.core.cluster import Cluster
-from fleetest.core.commands import ClearAlert, RaiseAlert, RevokeLeases
+from fleetest.core.commands import ClearAlert, PublishNotice, RaiseAlert, RevokeLeases
 from fleetest.core.entities import Worker
 from fleetest.core.lifecycle import WorkerState, change_worker
 from fleetest.core.model import Trust, WorkerId
@@ -178,6 +178,21 @@ class Standing:
             self.alert(COORDINATOR, event.cause, event.trouble)
         else:
             self.clear(COORDINATOR, event.cause)
+        if event.cause == Cause.DISK_NEARLY_FULL:
+            self._grant_nothing(event.trouble)
+
+    def _grant_nothing(self, because: str) -> None:
+        """What runs, or has its lease, goes on. Empty: leases are granted again."""
+        cluster = self._cluster
+        was_paused, cluster.grants_nothing_because = bool(cluster.grants_nothing_because), because
+        if was_paused is bool(because):
+            return
+        for worker in cluster.workers.values():
+            cluster.ask(worker.slots)
+        cluster.gangs.look_again()
+        text = f"no further test is started for now: {because}" if because else "tests are started again"
+        for run in cluster.runs.values():
+            cluster.outbox.add(PublishNotice(run.run_id, text))
 
     def acknowledged(self, event: events.AlertAcknowledged) -> None:
         self._cluster.alerts.acknowledge(event.alert_id, event.by, self._cluster.now)

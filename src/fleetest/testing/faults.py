@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleetest.core import events
+from fleetest.core.alerts import Cause
 from fleetest.core.invariants import check
 from fleetest.core.model import AttemptResult, LeaseId, RunId, Verdict
 from fleetest.simulation.simulated_cluster import LIE, SimulatedCluster
@@ -41,6 +42,7 @@ class Faults:
         cluster = self.cluster
         self._is_over = True
         cluster.repeats_results = 0.0
+        make_room(cluster)
         now = cluster.clock.now
         for worker in cluster.workers.values():
             worker.slowness = min(worker.slowness, 4.0)
@@ -184,6 +186,16 @@ def _probe_again(cluster: SimulatedCluster, worker: SimulatedWorker, session: st
         worker.tell(events.WorkerProbed(worker.worker_id, True))
 
 
+def fill_disk(cluster: SimulatedCluster, _worker: SimulatedWorker) -> None:
+    """The coordinator's disk is nearly full, and has room again some time later."""
+    cluster.apply(events.CoordinatorChecked(Cause.DISK_NEARLY_FULL, "3 MiB free"))
+    cluster.clock.call_later(cluster.random.uniform(0.1, 8.0), make_room, cluster)
+
+
+def make_room(cluster: SimulatedCluster) -> None:
+    cluster.apply(events.CoordinatorChecked(Cause.DISK_NEARLY_FULL))
+
+
 KINDS: dict[str, Callable[[SimulatedCluster, SimulatedWorker], None]] = {
     "crash": crash,
     "vanish": vanish,
@@ -201,6 +213,7 @@ KINDS: dict[str, Callable[[SimulatedCluster, SimulatedWorker], None]] = {
     "lie": lie,
     "operate": operate,
     "probe": probe,
+    "fill_disk": fill_disk,
 }
 
 
