@@ -6,7 +6,7 @@ import pytest
 
 from fleetest.core import commands, events, missing_workers
 from fleetest.core.missing_workers import MissingWorkers
-from fleetest.core.model import Capabilities, Limits, Requirements, RunId, Verdict, WorkerId
+from fleetest.core.model import NO_REQUIREMENTS, Capabilities, Limits, Requirements, RunId, Verdict, WorkerId
 from fleetest.core.requirements import parse_options
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
@@ -375,6 +375,22 @@ def test_workers_that_change_nothing_cost_no_look_at_the_tests(monkeypatch):
     cluster.join("new", capabilities=NEW)
     assert len(looks) == 1
     assert notices(cluster)[-1] == "the wait for a worker with cuda>=12 is over"
+
+
+@pytest.mark.skipif(IS_COMPILED, reason="methods of the compiled core cannot be counted")
+def test_what_has_ended_costs_no_look_at_the_tests(monkeypatch):
+    cluster = make()
+    cluster.join("new", capabilities=NEW)
+    cluster.join("old", capabilities=OLD)
+    cluster.submit(*(task(f"t{number}") for number in range(10)), task("c", requirements=CUDA, priority=1))
+    cluster.finish("c")
+    suite = cluster.state.cluster.runs[RUN].suites[""]
+    assert [task_class.requirements for task_class in suite.classes] == [NO_REQUIREMENTS]
+    looks = count_calls(monkeypatch, "_unserved")
+    cluster.disconnect("new", goodbye=True)
+    cluster.join("new", capabilities=NEW)
+    assert not looks
+    assert notices(cluster) == []
 
 
 @pytest.mark.skipif(IS_COMPILED, reason="methods of the compiled core cannot be counted")

@@ -111,4 +111,4 @@ def test_what_is_left_of_a_run_is_counted(cluster):
     assert run.left_s == 3.0 + 2 * 4.0
     cluster.cancel(kill=True)
     cluster.wait(60.0)
-    assert (run.left_s, run.unknown_left) == (0.0, 0)
+    assert (run.left_s, run.left.unknown) == (0.0, 0)

@@ -40,15 +40,18 @@ class ClosedFleet:
 
     def _hopeless_tasks(self, run: Run) -> list[Task]:
         placement = self._cluster.placement
-        hopeless: set[TaskClass] = {
+        hopeless = {
             task_class
-            for task_class in run.classes.values()
-            if self._is_answered(task_class.suite)
-            and (not placement.eligible_slots(task_class) or self._is_too_few(task_class))
+            for suite in run.suites.values()
+            if self._is_answered(suite)
+            for task_class in suite.classes
+            if not placement.eligible_slots(task_class) or self._is_too_few(task_class)
         }
         if not hopeless:
             return []
-        return [task for task in run.tasks.values() if task.state is TaskState.QUEUED and task.task_class in hopeless]
+        return [
+            task for task in run.tasks.values() if task.state is TaskState.QUEUED and task.task_class.base in hopeless
+        ]
 
     def _is_too_few(self, task_class: TaskClass) -> bool:
         size = task_class.requirements.workers

@@ -42,6 +42,26 @@ class Durations:
         return self.total_s / self.count
 
 
+@dataclass(slots=True, eq=False, repr=False)
+class WorkLeft:
+    """Unfinished tasks, and what they are expected to take."""
+
+    count: int = 0
+    known_s: float = 0.0
+    """Sum of their expected durations, where there is one."""
+    unknown: int = 0
+    """Those without an expected duration."""
+
+    def add(self, expected_s: float | None, by: int) -> None:
+        """Count one task in (1) or out (-1)."""
+        self.count += by
+        if expected_s is None:
+            self.unknown += by
+        else:
+            # Sums of fractions drift; nothing is nothing.
+            self.known_s = self.known_s + by * expected_s if self.count else 0.0
+
+
 class Readiness(Enum):
     """Of one worker for one suite."""
 
@@ -73,8 +93,8 @@ class Suite:
     """Of every worker that is to prepare it and has not gone."""
     unable: dict[int, int] = field(default_factory=dict)
     """Number of those that said that they cannot execute it, by capability kind."""
-    classes: list[TaskClass] = field(default_factory=list)
-    """Of its tasks, those with nothing to avoid."""
+    classes: dict[TaskClass, None] = field(default_factory=dict)
+    """Of its unfinished tasks, those with nothing to avoid."""
     former: dict[tuple[WorkerId, str], SuiteReadiness] = field(default_factory=dict)
     """Of sessions that were lost: one that comes back is as ready as it was."""
     ready_slots: dict[int, int] = field(default_factory=dict)
@@ -97,6 +117,17 @@ class Suite:
         if was_able != is_able:
             self.count_unable(worker.capability_kind, -1 if is_able else 1)
         return was_able != is_able
+
+    def count_left(self, task: Task, by: int) -> bool:
+        """Count an unfinished task in (1) or out (-1) of its class. True if it was the last one of a class."""
+        base = task.task_class.base
+        base.left.add(task.spec.expected_s, by)
+        if not base.left.count:
+            del self.classes[base]
+            return True
+        if by > 0 and base.left.count == 1:
+            self.classes[base] = None
+        return False
 
     def count_unable(self, capability_kind: int, change: int) -> None:
         self.unable[capability_kind] = self.unable.get(capability_kind, 0) + change
@@ -123,11 +154,7 @@ class Run:
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     priorities: set[int] = field(default_factory=set)
     """Those of its tasks."""
-    unfinished: int = 0
-    known_left_s: float = 0.0
-    """Sum of the expected durations of its unfinished tasks, where there is one."""
-    unknown_left: int = 0
-    """Of its unfinished tasks those without an expected duration."""
+    left: WorkLeft = field(default_factory=WorkLeft)
     counts: dict[Verdict, int] = field(default_factory=dict)
     cancellation: Cancellation | None = None
     runners_named: int = 0
@@ -148,19 +175,16 @@ class Run:
     missing: dict[tuple[str, Requirements] | None, None] = field(default_factory=dict)
     """The suites and requirements that wait for such a worker; None: everything waits for any worker at all."""
 
-    def count_left(self, expected_s: float | None, by: int) -> None:
-        """Count one unfinished task in (1) or out (-1)."""
-        if expected_s is None:
-            self.unknown_left += by
-        else:
-            self.known_left_s += by * expected_s
+    @property
+    def unfinished(self) -> int:
+        return self.left.count
 
     @property
     def left_s(self) -> float:
-        """Predicted work of all its unfinished tasks on one typical worker; infinite if nobody can know."""
-        if not self.unknown_left:
-            return max(0.0, self.known_left_s)
-        return self.known_left_s + self.unknown_left * self.durations.mean_s if self.durations.count else inf
+        """Predicted work of its unfinished tasks on one typical worker; infinite if nobody can know."""
+        if not self.left.unknown:
+            return max(0.0, self.left.known_s)
+        return self.left.known_s + self.left.unknown * self.durations.mean_s if self.durations.count else inf
 
     def dissolve(self) -> None:
         """Nobody asks for it any more: its records let go of each other, so that they are freed without a collector."""
@@ -228,6 +252,8 @@ class TaskClass:
     run: Run = field(init=False)
     requirements: Requirements = field(init=False)
     reserves: bool = field(init=False)
+    left: WorkLeft = field(default_factory=WorkLeft)
+    """Of its tasks and of those that differ only by what they avoid; counted in the one that avoids nothing."""
     known_slots: tuple[int, int, int] = (-1, 0, 0)
     """Version of the suite's ready slots; of those the eligible ones, and those of workers not to avoid."""
 

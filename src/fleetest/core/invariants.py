@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fleetest.core.cluster import Cluster
 from fleetest.core.cluster_state import ClusterState
-from fleetest.core.entities import LiveLease, Readiness, Run, Slot, Task, Worker
+from fleetest.core.entities import LiveLease, Readiness, Run, Slot, Task, TaskClass, Worker
 from fleetest.core.hedging import may_be_hedged
 from fleetest.core.lifecycle import Story, TaskState
 from fleetest.core.standing import standing
@@ -37,7 +37,8 @@ def _demand(condition: bool, message: str, story: Story | None = None) -> None:
 
 def _check_run(cluster: Cluster, run: Run) -> None:
     finished = unknown = 0
-    queued: dict[object, int] = {}
+    queued: dict[TaskClass, int] = {}
+    unfinished: dict[TaskClass, int] = {}
     for task in run.tasks.values():
         state = task.state
         if state is TaskState.FINISHED:
@@ -47,12 +48,18 @@ def _check_run(cluster: Cluster, run: Run) -> None:
             continue
         unknown += task.spec.expected_s is None
         _check_open_task(cluster, task)
+        base = task.task_class.base
+        unfinished[base] = unfinished.get(base, 0) + 1
         if state is TaskState.QUEUED:
             queued[task.task_class] = queued.get(task.task_class, 0) + 1
     _demand(len(run.tasks) - finished == run.unfinished, f"{run}: {run.unfinished} unfinished is wrong")
-    _demand(unknown == run.unknown_left, f"{run}: {run.unknown_left} unfinished of unknown duration is wrong")
+    _demand(unknown == run.left.unknown, f"{run}: {run.left.unknown} unfinished of unknown duration is wrong")
     _demand(sum(run.counts.values()) == finished, f"{run}: its counts are wrong")
+    listed = {task_class for suite in run.suites.values() for task_class in suite.classes}
+    _demand(listed == unfinished.keys(), f"{run}: the classes of its unfinished tasks are wrong")
     for task_class in run.classes.values():
+        left = task_class.left.count
+        _demand(left == unfinished.get(task_class, 0), f"{run}: {left} unfinished of a class is wrong")
         queue = cluster.gangs if task_class.requirements.workers > 1 else cluster.scheduling
         waiting = queue.waiting(task_class)
         _demand(waiting == queued.get(task_class, 0), f"{run}: the scheduler has {waiting} of a class")

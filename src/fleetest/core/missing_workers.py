@@ -136,12 +136,17 @@ class MissingWorkers:
         cluster.outbox.add(PublishNotice(run.run_id, text))
 
     def _found(self, run: Run, wanted: Wanted) -> None:
-        """There is a worker again, or nothing waits for one any more."""
+        """There is a worker again; or nothing is left that waits for one, of which nothing need be said."""
         del run.missing[wanted]
         self._cluster.deadlines.cancel((MISSING_WORKER_DEADLINE, run.run_id, wanted))
-        if not any((task_class.suite.name, task_class.requirements) == wanted for task_class in run.unserved):
-            what = wanted_worker(NO_REQUIREMENTS if wanted is None else wanted[1])
-            self._cluster.outbox.add(PublishNotice(run.run_id, f"the wait for {what} is over"))
+        requirements = NO_REQUIREMENTS
+        if wanted is not None:
+            suite, requirements = wanted
+            classes = [each for each in run.suites[suite].classes if each.requirements == requirements]
+            if not classes or not run.unserved.keys().isdisjoint(classes):
+                return
+        text = f"the wait for {wanted_worker(requirements)} is over"
+        self._cluster.outbox.add(PublishNotice(run.run_id, text))
 
     def _end(self, run: Run, wanted: Wanted, tasks: Sequence[Task]) -> None:
         reason = no_worker(self._cluster, tasks)

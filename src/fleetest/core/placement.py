@@ -56,13 +56,16 @@ class Placement:
         if found is None:
             base = self.task_class(suite, requirements, lacking) if avoid else None
             found = run.classes[key] = TaskClass(suite, self.requirement_kind(requirements), lacking, avoid, base)
-            if base is None:
-                suite.classes.append(found)
         return found
 
-    def class_of(self, task: Task) -> TaskClass:
-        """The class that the task belongs to now."""
-        return self.task_class(task.suite, task.requirements, task.lacking, task.avoid)
+    def file(self, task: Task) -> None:
+        """Put the unfinished task into the class that it belongs to now."""
+        suite = task.suite
+        found = self.task_class(suite, task.requirements, task.lacking, task.avoid)
+        if found is not task.task_class:
+            suite.count_left(task, -1)
+            task.task_class = found
+            suite.count_left(task, 1)
 
     def requirement_kind(self, requirements: Requirements) -> RequirementKind:
         kind = self._kinds.get(requirements)

@@ -121,10 +121,10 @@ class RunHandling:
                 task_class = classes[requirements] = cluster.placement.task_class(suite, requirements)
             task = Task(spec, suite, position, requirements, priority + run.priority, group, task_class)
             run.tasks[spec.task_id] = task
-            run.count_left(spec.expected_s, 1)
+            run.left.add(spec.expected_s, 1)
+            suite.count_left(task, 1)
             tasks.append(task)
             position += 1
-        run.unfinished += len(tasks)
         priorities = {task.priority for task in tasks} - run.priorities
         run.priorities |= priorities
         cluster.count_priorities(priorities, 1)

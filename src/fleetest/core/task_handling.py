@@ -43,7 +43,7 @@ class TaskHandling:
                 self.cancel(task)
                 continue
             if task.lacking or task.avoid or task.task_class.lacking or task.task_class.avoid:
-                task.task_class = cluster.placement.class_of(task)
+                cluster.placement.file(task)
             queued.setdefault(task.suite.run, []).append(task)
         for run, ready in queued.items():
             change_tasks(ready, TaskState.QUEUED, cluster.now, detail)
@@ -100,8 +100,9 @@ class TaskHandling:
         if task.lacking:
             task.suite.lacked.pop(task, None)
         run.counts[verdict] = run.counts.get(verdict, 0) + 1
-        run.unfinished -= 1
-        run.count_left(task.spec.expected_s, -1)
+        run.left.add(task.spec.expected_s, -1)
+        if task.suite.count_left(task, -1) and task.task_class.base in run.unserved:
+            self._cluster.to_review[run] = None
         self._cluster.outbox.outcome(run.run_id, outcome)
 
     def _settle_dependants(self, task: Task) -> None:
@@ -152,11 +153,11 @@ class TaskHandling:
             if task.state is TaskState.QUEUED:
                 moved.append(task)
             else:
-                task.task_class = cluster.placement.class_of(task)
+                cluster.placement.file(task)
             cluster.to_review[task.suite.run] = None
         cluster.dequeue(moved)
         for task in moved:
-            task.task_class = cluster.placement.class_of(task)
+            cluster.placement.file(task)
         if moved:
             cluster.enqueue(moved)
 
