@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from fleetest.api.context import Context
-from fleetest.core.model import Limits
+from fleetest.core.model import Capabilities, Limits, Requirements
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
 
@@ -28,6 +28,16 @@ def test_the_last_test_is_not_divided_between_the_slots():
     assert left_s(cluster) == pytest.approx((40.0, 40.0))
     cluster.wait(50.0)
     assert left_s(cluster) == pytest.approx((10.0, 10.0)), "late by ten seconds: ten more are expected"
+
+
+def test_nobody_can_say_when_a_worker_will_come():
+    cluster = ScriptedCluster(Limits(heartbeat_interval_s=float("inf")))
+    cluster.join("w")
+    cluster.submit(task("a"), task("b"), task("c", requirements=Requirements(resources=(("gpus", 1.0),))))
+    cluster.finish("a", duration_s=1.0)
+    assert left_s(cluster) == (None, None)
+    cluster.join("with one", capabilities=Capabilities({}, {"gpus": 1.0}))
+    assert left_s(cluster) == pytest.approx((1.0, 1.0))
 
 
 def test_many_tests_are_shared_by_all_slots():

@@ -6,7 +6,7 @@ import pytest
 
 from fleetest.balancing.migration import is_movable
 from fleetest.core import commands, events
-from fleetest.core.model import Capabilities, Limits, Verdict
+from fleetest.core.model import Capabilities, Limits, Requirements, Verdict
 from fleetest.core.requirements import parse_options
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
 
@@ -98,6 +98,20 @@ def test_a_hedge_that_waits_is_not_moved(cluster):
 def test_it_is_not_hedged(cluster, options):
     begin(cluster, **options)
     assert hedge(cluster) is None
+
+
+def test_what_nobody_can_run_is_not_left_to_be_done(cluster):
+    cluster.join("w")
+    nobody = Requirements(resources=(("gpus", 1.0),))
+    cluster.submit(
+        task("a", expected_s=2.0), task("b", requirements=nobody, expected_s=100.0), task("c", requirements=nobody)
+    )
+    run = cluster.state.cluster.runs[RUN]
+    assert run.left_s == 2.0
+    cluster.join("with one", capabilities=Capabilities({}, {"gpus": 1.0}))
+    assert run.left_s == math.inf
+    cluster.disconnect("with one", goodbye=True)
+    assert run.left_s == 2.0
 
 
 def test_what_is_left_of_a_run_is_counted(cluster):

@@ -102,7 +102,7 @@ class FleetNumbers(Answer, kw_only=True):
     finished_per_s: float
     """Mean of the last minute."""
     remaining_s: float | None
-    """Predicted time until all live runs end; null if nothing runs or nobody takes work."""
+    """Predicted time until all live runs end; null if nothing runs or nobody can say."""
     alerts: AlertCounts
     clients: int
     """Connections that submit and follow runs."""

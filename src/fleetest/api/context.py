@@ -66,12 +66,13 @@ class Context:
 
     def remaining_s(self, run: Run | None = None) -> float | None:
         """Predicted time until the run (None: all of them) ends with every slot that takes work, and at least until the
-        last test that runs has ended: no test is divided between slots. None if nobody can say.
+        last test that runs has ended: no test is divided between slots. None if nobody can say: nothing of a run has
+        ended yet, or some of it waits for a worker that nobody is.
         """
         cluster = self.fleet.state.cluster
         slots = sum(len(worker.slots) for worker in cluster.workers.values() if worker.state is WorkerState.HEALTHY)
         runs = [run] if run is not None else list(cluster.runs.values())
-        if not slots or not runs or any(not run.durations.count and run.unfinished for run in runs):
+        if not slots or not runs or any(run.unfinished and (run.unserved or not run.durations.count) for run in runs):
             return None
         shared_s = sum(run.unfinished * run.durations.mean_s for run in runs if run.unfinished) / slots
         rests_s = self._rests()

@@ -181,10 +181,17 @@ class Run:
 
     @property
     def left_s(self) -> float:
-        """Predicted work of its unfinished tasks on one typical worker; infinite if nobody can know."""
-        if not self.left.unknown:
-            return max(0.0, self.left.known_s)
-        return self.left.known_s + self.left.unknown * self.durations.mean_s if self.durations.count else inf
+        """Predicted work of its unfinished tasks on one typical worker; infinite if nobody can know.
+
+        Without those that no known worker can run: nobody is busy with them, nor will be soon.
+        """
+        known_s, unknown = self.left.known_s, self.left.unknown
+        for task_class in self.unserved:
+            known_s -= task_class.left.known_s
+            unknown -= task_class.left.unknown
+        if not unknown:
+            return max(0.0, known_s)
+        return known_s + unknown * self.durations.mean_s if self.durations.count else inf
 
     def dissolve(self) -> None:
         """Nobody asks for it any more: its records let go of each other, so that they are freed without a collector."""
