@@ -218,6 +218,16 @@ def test_fail_fast_reports_exactly_as_many_failures(pytester: pytest.Pytester, f
     result.stdout.fnmatch_lines([f"*stopping after {failures} failures*"])
 
 
+def test_fail_fast_stops_at_a_test_that_nobody_can_run(pytester: pytest.Pytester) -> None:
+    nobody = "import pytest\n@pytest.mark.fleet(requires='cuda>=99')\ndef test_it(): pass\n"
+    others = "".join(f"def test_{n}(): pass\n" for n in range(20))
+    make_suite(pytester, {"test_a.py": others, "test_b.py": nobody})
+    result = pytester.runpytest_subprocess("--fleet", "2", "-x")
+    assert result.ret == 1
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*no worker has cuda>=99*", "*stopping after 1 failures*"])
+
+
 def test_last_failed_first_and_only(pytester: pytest.Pytester) -> None:
     make_suite(pytester, {"test_it.py": "def test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pass\n"})
     assert pytester.runpytest_subprocess("--fleet", "2").ret == 1

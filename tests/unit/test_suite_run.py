@@ -364,7 +364,15 @@ def test_maxfail_cancels_quietly_and_once(suite: SuiteFile) -> None:
     assert "1 timeout, 1 not run, 1 not collected in " in text
 
 
-def test_tests_that_never_started_do_not_count_for_maxfail(suite: SuiteFile) -> None:
+def test_a_test_that_nobody_can_run_counts_for_maxfail(suite: SuiteFile) -> None:
+    fleet = ScriptedFleet(finished(outcome("build", Verdict.NOT_RUN, reason="no worker with cuda>=12")), FINISHED)
+
+    execute(suite, fleet, max_failures=1)
+
+    assert fleet.cancelled == [("stopping after 1 failure", False, True)]
+
+
+def test_tests_that_were_not_run_because_of_another_one_do_not_count_for_maxfail(suite: SuiteFile) -> None:
     fleet = ScriptedFleet(
         finished(outcome("build", Verdict.FAILED)),
         finished(outcome("lint", Verdict.NOT_RUN, reason="dependency build failed")),

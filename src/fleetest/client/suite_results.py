@@ -69,7 +69,8 @@ class SuiteResults:
     _earlier: dict[TaskId, list[Outcome]] = field(default_factory=dict)
     _uncollected: dict[str, None] = field(default_factory=dict)
     red_count: int = 0
-    """Final verdicts that are no success, those of tasks that never started apart."""
+    """Final verdicts that are no success. What was cancelled is none, nor what was not run because of another one."""
+    _prerequisites: dict[TaskId, tuple[TaskId, ...]] = field(default_factory=dict)
 
     def plan(self, suite: str, tasks: list[TaskSpec], items: list[ItemInfo] | None = None) -> None:
         """These tasks belong to the run. Commands are planned by the submission itself."""
@@ -78,6 +79,8 @@ class SuiteResults:
                 # A command was known under the id of the test until its variants were.
                 self._planned.pop(base_id(task.task_id, task.variant), None)
             self._planned[task.task_id] = (suite, items[index] if items else None)
+            if task.depends_on:
+                self._prerequisites[task.task_id] = task.depends_on
         self.matrix.plan(tasks)
 
     def expect_targets(self, names: Iterable[str]) -> None:
@@ -138,9 +141,16 @@ class SuiteResults:
             return True
         self._final[outcome.task_id] = outcome
         self.matrix.note(outcome.task_id, outcome.verdict)
-        if not outcome.verdict.is_success and outcome.verdict not in (Verdict.CANCELLED, Verdict.NOT_RUN):
+        if not outcome.verdict.is_success and not self._is_consequence(outcome):
             self.red_count += 1
         return True
+
+    def _is_consequence(self, outcome: Outcome) -> bool:
+        """It says nothing that a failure before it, or whoever cancelled it, has not said."""
+        if outcome.verdict is Verdict.NOT_RUN:
+            before = [self._final.get(task_id) for task_id in self._prerequisites.get(outcome.task_id, ())]
+            return any(known is not None and not known.verdict.is_success for known in before)
+        return outcome.verdict is Verdict.CANCELLED
 
     def tasks(self) -> Iterator[TaskResult]:
         """Every planned task once, in the order of the plan."""
