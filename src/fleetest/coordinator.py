@@ -300,6 +300,10 @@ class Coordinator:
         """Of the workers that are linked now; for the shell's own parts."""
         return [peer.hello.capabilities for peer in self._workers.by_id.values()]
 
+    def is_refused(self, run_id: RunId, suite: str) -> bool:
+        """True if the suite of this run, which is not finished, ended without a plan; for the shell's own parts."""
+        return self._state.cluster.runs[run_id].suites[suite].is_refused
+
     # Workers -------------------------------------------------------------------------------------------------
 
     def _welcome_worker(self, link: WorkerLink, hello: wire.WorkerHello) -> WorkerPeer:

@@ -52,6 +52,9 @@ class Shell(Protocol):
     def known_capabilities(self) -> list[Capabilities]:
         """Of the workers that are there."""
 
+    def is_refused(self, run_id: RunId, suite: str) -> bool:
+        """True if the suite of this run ended without a plan."""
+
 
 class LiveRun:
     """From its submission to its last verdict. ``expected`` are the expected durations by task, being loaded.
@@ -108,17 +111,8 @@ class LiveRun:
         """Its last message. A suite that no machine could collect has had no word yet of why."""
         self.is_over = True
         for suite, planning in self._planning.items():
-            failures = [failure for (name, _), failure in self._failures.items() if name == suite]
-            if not planning.is_open or self.outcome != "finished" or self._exit_was_requested:
-                continue
-            nobody = wire.SuiteFailed(
-                run_id=self.run_id,
-                suite=suite,
-                kind="unavailable",
-                text="no worker joined in time to collect the tests: start one, or wait longer for one",
-                exit_status=ExitStatus.WORKER_UNFIT,
-            )
-            self._tell_failure(failures[0] if failures else nobody)
+            if planning.is_open:
+                self._tell_uncollected(suite)
         self.tell(wire.RunFinished(run_id=self.run_id, counts=dict(counts)))
 
     @property
@@ -132,6 +126,28 @@ class LiveRun:
         self._notices[text] = None
         return True
 
+    def _tell_uncollected(self, suite: str) -> None:
+        """No machine could collect it: what the first one said, of those where pytest itself had something to say.
+
+        Nothing of a run that was stopped.
+        """
+        if self.outcome != "finished" or self._exit_was_requested:
+            return
+        failures = {worker_id: failure for (name, worker_id), failure in self._failures.items() if name == suite}
+        told = next((each for each in failures if failures[each].kind != "unavailable"), next(iter(failures), None))
+        if told is not None:
+            self._tell_reports(suite, told)
+            self._tell_failure(failures[told])
+            return
+        nobody = wire.SuiteFailed(
+            run_id=self.run_id,
+            suite=suite,
+            kind="unavailable",
+            text="no worker joined in time to collect the tests: start one, or wait longer for one",
+            exit_status=ExitStatus.WORKER_UNFIT,
+        )
+        self._tell_failure(nobody)
+
     def _tell_failure(self, failure: wire.SuiteFailed) -> None:
         kind, text = failure.kind.replace("_", " "), shorten(failure.text, 4000)
         self._is_news(f"{_called(failure.suite)} was not collected ({kind}): {text}")
@@ -144,7 +160,7 @@ class LiveRun:
             return
         told.add(worker_id)
         failure = self._failures[suite, worker_id]
-        reason = shorten(failure.text or failure.kind.replace("_", " "), 500)
+        reason = shorten(failure.import_error or failure.text or failure.kind.replace("_", " "), 500)
         who = "" if reason.startswith(f"worker {worker_id} ") else f"worker {worker_id} cannot run it: "
         where = f"suite {suite!r}: " if suite else ""
         others = "the others go on without it"
@@ -231,8 +247,9 @@ class LiveRun:
     def _suite_failed(self, worker_id: WorkerId, failure: wire.SuiteFailed) -> None:
         planning = self._planning_of(failure.suite)
         self._failures[failure.suite, worker_id] = failure
-        reason = failure.text or failure.kind
-        self._take(failure.suite, planning.failed(worker_id, reason, only_here=failure.kind == "unavailable"))
+        reason = failure.import_error or failure.text or failure.kind
+        only_here = failure.kind == "unavailable" or bool(failure.import_error)
+        self._take(failure.suite, planning.failed(worker_id, reason, only_here=only_here))
         if planning.fingerprint is not None and not self.is_over:
             self._tell_absentee(failure.suite, worker_id)
 
@@ -290,6 +307,7 @@ class LiveRun:
                 self._shell.apply(events.SuiteReady(step.worker_id, self.run_id, suite, self._as_planned(step.missing)))
             elif isinstance(step, Unavailable):
                 self._shell.apply(events.SuiteUnavailable(step.worker_id, self.run_id, suite, step.reason))
+                self._see_if_refused(suite)
             elif isinstance(step, AdoptPlan):
                 assert plan is not None
                 self._tell_reports(suite, step.worker_id)
@@ -305,6 +323,13 @@ class LiveRun:
                 self._tell_reports(suite, step.worker_id)
                 self._tell_failure(self._failures[suite, step.worker_id])
                 self._shell.apply(events.SuiteRefused(self.run_id, suite, step.reason))
+
+    def _see_if_refused(self, suite: str) -> None:
+        """That was the last worker that might have collected it; other suites of the run go on."""
+        planning = self._planning[suite]
+        if planning.is_open and not self.is_over and self._shell.is_refused(self.run_id, suite):
+            planning.is_refused = True
+            self._tell_uncollected(suite)
 
     def _tell_reports(self, suite: str, spokesman: WorkerId) -> None:
         for reports in self._reports.pop((suite, spokesman), ()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from fleetest.errors import ExitStatus
@@ -157,17 +159,20 @@ def test_a_run_without_any_worker_ends_after_the_wait(fleet):
     assert "no worker joined in time to collect the tests" in output
 
 
-# What the only worker that fits cannot execute -----------------------------------------------------------------------
+# What one of the workers cannot execute ------------------------------------------------------------------------------
 
 
-ONLY_WITH_DRIVER = """
-import importlib.util, pathlib, time
+FAILS_FIRST = """
+try:
+    import board_driver
+except ImportError:
+    open({failed!r}, "w").close()  # Waits until the other worker imports it.
+    raise
 
-planned = pathlib.Path("planned")
-while importlib.util.find_spec("board_driver") is None and not planned.exists():
-    time.sleep(0.01)  # Another worker is to be the first.
+
+def test_it():
+    open({told!r}).read()
 """
-NEEDY_AND_SIGNAL = NEEDY.replace("def test_plain():\n    pass", "def test_plain():\n    open('planned', 'w').close()")
 
 
 def _plain_and_board(fleet):
@@ -181,8 +186,8 @@ def _plain_and_board(fleet):
 
 
 def test_a_suite_that_the_only_worker_that_fits_cannot_import_ends_with_its_reason(fleet):
-    (fleet.suite / "conftest.py").write_text(f"{ONLY_WITH_DRIVER}\nimport board_driver\n")
-    (fleet.suite / "test_it.py").write_text(NEEDY_AND_SIGNAL)
+    (fleet.suite / "conftest.py").write_text("import board_driver\n")
+    (fleet.suite / "test_it.py").write_text(NEEDY)
     site = _plain_and_board(fleet)
     status, output, _ = fleet.run("--fleet-wait-for-workers", "0", python_path=site)
     assert status == ExitStatus.TESTS_FAILED, output
@@ -191,13 +196,38 @@ def test_a_suite_that_the_only_worker_that_fits_cannot_import_ends_with_its_reas
     assert "1 passed, 1 error" in output
 
 
+def test_what_the_first_worker_cannot_import_another_one_runs(fleet):
+    failed, told = fleet.directory / "failed", fleet.directory / "told"
+    os.mkfifo(failed)
+    os.mkfifo(told)
+    (fleet.suite / "test_it.py").write_text(FAILS_FIRST.format(failed=str(failed), told=str(told)))
+    site = _plain_and_board(fleet)
+    (site / "board_driver.py").write_text(f"open({str(failed)!r}).read()")
+    client = fleet.client()
+    lines = iter(client.stdout.readline, "")
+    because = "ModuleNotFoundError: No module named 'board_driver'"
+    assert any(f"worker board cannot run it: {because} (the others go on without it)" in line for line in lines)
+    told.open("w").close()
+    assert "1 passed" in "".join(lines)
+    assert client.wait() == ExitStatus.OK
+
+
+def test_what_no_worker_can_import_ends_as_in_plain_pytest(fleet):
+    (fleet.suite / "test_it.py").write_text("import nobody_has_this\ndef test_it(): pass\n")
+    _plain_and_board(fleet)
+    status, output, _ = fleet.run()
+    assert status == ExitStatus.INTERRUPTED, output
+    assert output.count("E   ModuleNotFoundError: No module named 'nobody_has_this'") == 1
+    assert "Interrupted: 1 error during collection" in output
+    assert "fleetest:" not in output
+
+
 def test_a_test_that_the_only_worker_that_fits_cannot_import_waits_for_another_one(fleet):
-    (fleet.suite / "conftest.py").write_text(ONLY_WITH_DRIVER)
-    (fleet.suite / "test_it.py").write_text(f"import board_driver\n{NEEDY_AND_SIGNAL}")
+    (fleet.suite / "test_it.py").write_text(f"import board_driver\n{NEEDY}")
     site = _plain_and_board(fleet)
     client = fleet.client("--fleet-wait-for-workers", "forever", python_path=site)
     lines = iter(client.stdout.readline, "")
-    because = "that can execute the suite (worker board: 1 error during collection)"
+    because = "that can execute the suite (worker board: ModuleNotFoundError: No module named 'board_driver')"
     assert any(f"1 test waits for a worker with board=rev3 {because}" in line for line in lines)
     fleet.worker("equipped", "--label", "board=rev3", python_path=site)
     rest = "".join(lines)

@@ -301,6 +301,44 @@ async def test_a_suite_that_one_machine_does_not_see_runs_on_the_other(fleet):
     assert finished.counts == {"passed": 1}
 
 
+NOT_HERE = wire.SuiteFailed(
+    run_id=RUN, suite="", kind="collection_errors", text="1 error", exit_status=2, import_error="ImportError: gpu"
+)
+
+
+@on_fleet
+async def test_what_the_first_machine_cannot_import_runs_on_the_other(fleet):
+    first, client = await fleet.worker("w1"), await fleet.client()
+    second = await fleet.worker("w2")
+    client.say(submission())
+    first.say(wire.CollectionReports(run_id=RUN, suite="", reports=(b"error",)), NOT_HERE)
+    collected, plan = collection(1)
+    second.say(collected)
+    await second.next(wire.SendPlan)
+    second.say(plan)
+    told = await client.next(wire.CollectionReports | wire.SuiteFailed | wire.RunNotice)
+    assert told.text == "worker w1 cannot run it: ImportError: gpu (the others go on without it)"
+    await execute(second, 1)
+    _, finished = await results_of(client)
+    assert finished.counts == {"passed": 1}
+
+
+@on_fleet
+async def test_what_no_machine_can_import_ends_the_suite_with_what_pytest_said_of_it(fleet):
+    first, client = await fleet.worker("w1"), await fleet.client()
+    second, third = await fleet.worker("w2"), await fleet.worker("w3")
+    other = wire.PytestSuite(name="other", directory="/suite")
+    client.say(submission(wire.PytestSuite(directory="/suite"), other))
+    unavailable = wire.SuiteFailed(run_id=RUN, suite="", kind="unavailable", text="no such directory")
+    first.say(unavailable)
+    for worker in (second, third):
+        await worker.next(wire.PrepareRun)
+        worker.say(wire.CollectionReports(run_id=RUN, suite="", reports=(b"error",)), NOT_HERE)
+    told = [await client.next(wire.CollectionReports | wire.SuiteFailed | wire.RunFinished) for _ in range(2)]
+    assert told == [wire.CollectionReports(run_id=RUN, suite="", reports=(b"error",)), NOT_HERE], "at once"
+    assert RUN in fleet.coordinator.run_facts, "the other suite goes on"
+
+
 @on_fleet
 async def test_machines_that_take_no_part_are_named_once_and_not_without_end(fleet):
     first, client = await fleet.worker("w1"), await fleet.client()

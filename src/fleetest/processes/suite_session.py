@@ -14,6 +14,7 @@ from pathlib import Path
 from fleetest.core.model import RunId, TaskId
 from fleetest.errors import ExitStatus
 from fleetest.processes import frames
+from fleetest.processes.import_failure import import_failure
 from fleetest.processes.launch import PrestartedTemplate, start_frame, start_template_early
 from fleetest.processes.output_forwarding import OutputForwarder
 from fleetest.processes.process_groups import describe_returncode, kill_session
@@ -34,6 +35,7 @@ from fleetest.wire.messages import (
 _PYTEST_MAJOR_MIN = 7
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE)
 """A process that cannot be started for one of these says nothing about its program."""
+_MAY_BE_IMPORTS = frozenset({"collection_errors", "usage_error", "internal_error"})
 _RESTARTS_MAX = 2
 _TEMPLATE_END_S = 5.0
 
@@ -263,6 +265,7 @@ class SuiteSession:
                 text=text,
                 exit_status=exit_status,
                 collected=collected,
+                import_error=import_failure(text, self._reports) if kind in _MAY_BE_IMPORTS else "",
             )
         )
         if self._template is not None:

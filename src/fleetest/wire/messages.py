@@ -151,6 +151,8 @@ class SuiteFailed(Message, frozen=True):
     exit_status: int | None = None
     collected: int = 0
     """Items that were collected before or beside the errors."""
+    import_error: str = ""
+    """If that is all that was wrong: what could not be imported. Other machines may have it."""
 
 
 class AttemptsStarted(Message, frozen=True):
