@@ -210,6 +210,18 @@ def _read(descriptor: int) -> bytes:
     return os.read(descriptor, 1)
 
 
+def _ends_with_its_worker(program: Any, alive_path: Path) -> None:
+    """Whoever executes the test, and lets this fifo know, is dead soon after control is closed."""
+    alive = os.open(alive_path, os.O_RDONLY)
+    try:
+        assert _read(alive) == b"x"
+        program.control.socket.close()
+        assert _read(alive) == b""
+    finally:
+        os.close(alive)
+    program.process.wait()
+
+
 def test_the_worker_is_gone(start: Any, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "alive")
     program = start(
@@ -228,14 +240,7 @@ def test_the_worker_is_gone(start: Any, tmp_path: Path) -> None:
     program.collect()
     queue = program.fork()
     queue.put(0)
-    alive = os.open(tmp_path / "alive", os.O_RDONLY)
-    try:
-        assert _read(alive) == b"x"
-        program.control.socket.close()
-        assert _read(alive) == b""
-    finally:
-        os.close(alive)
-    program.process.wait()
+    _ends_with_its_worker(program, tmp_path / "alive")
     assert queue.rows_until("finished")[-1] is None
 
 
@@ -259,14 +264,7 @@ def test_the_worker_is_gone_while_nobody_reads_control(start: Any, tmp_path: Pat
         program = start(_BLOCKED + "    def test_it(): block()\n", mode="runner", runner_id="gw0")
         program.collect()
         program.queues[0].put(0)
-    alive = os.open(tmp_path / "alive", os.O_RDONLY)
-    try:
-        assert _read(alive) == b"x"
-        program.control.socket.close()
-        assert _read(alive) == b""
-    finally:
-        os.close(alive)
-    program.process.wait()
+    _ends_with_its_worker(program, tmp_path / "alive")
     assert program.process.returncode == -signal.SIGKILL
 
 

@@ -121,6 +121,15 @@ def collection(count: int) -> tuple[wire.SuiteCollected, wire.SuitePlan]:
     return wire.SuiteCollected(run_id=RUN, suite="", fingerprint=fingerprint, count=count), plan
 
 
+async def planned_by(worker: Peer, count: int) -> wire.SuitePlan:
+    """So many tests are collected and planned by this worker."""
+    collected, plan = collection(count)
+    worker.say(collected)
+    await worker.next(wire.SendPlan)
+    worker.say(plan)
+    return plan
+
+
 def on_fleet(test: Callable[..., Awaitable[None]]) -> Callable[[], None]:
     """Run the test on a loop with a fleet; afterwards the coordinator is closed and must not have failed."""
 
@@ -214,10 +223,7 @@ async def test_what_another_collection_lacks_is_not_given_to_it(fleet):
     first, client = await fleet.worker("w1"), await fleet.client()
     second = await fleet.worker("w2")
     client.say(submission())
-    collected, plan = collection(2)
-    first.say(collected)
-    await first.next(wire.SendPlan)
-    first.say(plan)
+    plan = await planned_by(first, 2)
     await client.next(wire.SuitePlan)
     fewer = wire.SuitePlan(run_id=RUN, suite="", fingerprint="other", tasks=plan.tasks[:1], items=plan.items[:1])
     second.say(wire.SuiteCollected(run_id=RUN, suite="", fingerprint="other", count=1))
@@ -290,10 +296,7 @@ async def test_a_suite_that_one_machine_does_not_see_runs_on_the_other(fleet):
     second = await fleet.worker("w2")
     client.say(submission())
     first.say(wire.SuiteFailed(run_id=RUN, suite="", kind="unavailable", text="no such directory"))
-    collected, plan = collection(1)
-    second.say(collected)
-    await second.next(wire.SendPlan)
-    second.say(plan)
+    await planned_by(second, 1)
     told = await client.next(wire.RunNotice)
     assert told.text == "worker w1 cannot run it: no such directory (the others go on without it)"
     await execute(second, 1)
@@ -312,10 +315,7 @@ async def test_what_the_first_machine_cannot_import_runs_on_the_other(fleet):
     second = await fleet.worker("w2")
     client.say(submission())
     first.say(wire.CollectionReports(run_id=RUN, suite="", reports=(b"error",)), NOT_HERE)
-    collected, plan = collection(1)
-    second.say(collected)
-    await second.next(wire.SendPlan)
-    second.say(plan)
+    await planned_by(second, 1)
     told = await client.next(wire.CollectionReports | wire.SuiteFailed | wire.RunNotice)
     assert told.text == "worker w1 cannot run it: ImportError: gpu (the others go on without it)"
     await execute(second, 1)
@@ -344,10 +344,7 @@ async def test_machines_that_take_no_part_are_named_once_and_not_without_end(fle
     first, client = await fleet.worker("w1"), await fleet.client()
     others = [await fleet.worker(f"x{number}") for number in range(7)]
     client.say(submission())
-    collected, plan = collection(1)
-    first.say(collected)
-    await first.next(wire.SendPlan)
-    first.say(plan)
+    await planned_by(first, 1)
     for number, other in enumerate(others):
         text = f"worker x{number} does not see /suite"
         failure = wire.SuiteFailed(run_id=RUN, suite="", kind="unavailable", text=text)
@@ -516,10 +513,7 @@ async def test_notices_are_told_once_and_output_as_often_as_it_comes(fleet):
 async def test_pytest_exit_is_told_and_nothing_more_starts(fleet):
     worker, client = await fleet.worker(), await fleet.client()
     client.say(submission())
-    collected, plan = collection(3)
-    worker.say(collected)
-    await worker.next(wire.SendPlan)
-    worker.say(plan)
+    await planned_by(worker, 3)
     granted = await worker.next(wire.GrantLeases)
     request = wire.ExitRequested(run_id=RUN, kind="exit", reason="enough", exit_status=7)
     worker.say(request, request)
@@ -549,10 +543,7 @@ async def test_cancelling_ends_what_waits(fleet):
     client = await fleet.client()
     worker = await fleet.worker()
     client.say(submission())
-    collected, plan = collection(2)
-    worker.say(collected)
-    await worker.next(wire.SendPlan)
-    worker.say(plan)
+    await planned_by(worker, 2)
     granted = await worker.next(wire.GrantLeases)
     client.say(wire.CancelRun(run_id=RUN, reason="Ctrl-C", kill=True))
     assert (await worker.next(wire.KillLeases)).reason == "Ctrl-C"
@@ -568,10 +559,7 @@ def test_a_client_that_goes_away_ends_its_run_as_abandoned(says_goodbye):
         fleet = Fleet(client_grace_s=0.0)
         worker, client = await fleet.worker(), await fleet.client()
         client.say(submission())
-        collected, plan = collection(1)
-        worker.say(collected)
-        await worker.next(wire.SendPlan)
-        worker.say(plan)
+        await planned_by(worker, 1)
         granted = await worker.next(wire.GrantLeases)
         if says_goodbye:
             client.say(wire.Goodbye())
@@ -603,10 +591,7 @@ async def test_a_session_that_comes_back_goes_on_with_what_it_had(fleet):
     client = await fleet.client()
     worker = await fleet.worker("w1", "s1")
     client.say(submission())
-    collected, plan = collection(2)
-    worker.say(collected)
-    await worker.next(wire.SendPlan)
-    worker.say(plan)
+    await planned_by(worker, 2)
     granted = await worker.next(wire.GrantLeases)
     leases = {lease.lease_id: lease for lease in granted.leases}
     # The newer link comes before anybody noticed that the older one is dead.
@@ -649,10 +634,7 @@ async def test_a_run_that_ended_while_a_worker_had_no_link_is_ended_there_when_i
     run = await worker.next(wire.PrepareRun)
     await worker.link.close("network")
     other = await fleet.worker("w2", "s2")
-    collected, plan = collection(1)
-    other.say(collected)
-    await other.next(wire.SendPlan)
-    other.say(plan)
+    await planned_by(other, 1)
     await execute(other, 1)
     await results_of(client)
     far, near = memory_link_pair()
@@ -706,10 +688,7 @@ def test_nonsense_closes_the_workers_link_and_nothing_else(number):
         bad.say(nonsense()[number])
         assert (await bad.until_closed()).code == 1002
         good = await fleet.worker("good")
-        collected, plan = collection(1)
-        good.say(collected)
-        await good.next(wire.SendPlan)
-        good.say(plan)
+        await planned_by(good, 1)
         await execute(good, 1)
         _, finished = await results_of(client)
         assert finished.counts == {"passed": 1}

@@ -129,3 +129,15 @@ def screen(browser):
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def ran(request, fleet):
+    """After the run of this file's tests; the test may change something."""
+    return request.module.after_a_run(fleet)
+
+
+@pytest.fixture(scope="module")
+def looked_at(request, shared_fleet):
+    """Like ``ran``, and one for all tests of the file that change nothing."""
+    return request.module.after_a_run(shared_fleet)

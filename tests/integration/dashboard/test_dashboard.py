@@ -44,17 +44,6 @@ def after_a_run(fleet):
     return fleet
 
 
-@pytest.fixture
-def ran(fleet):
-    return after_a_run(fleet)
-
-
-@pytest.fixture(scope="module")
-def looked_at(shared_fleet):
-    """Like ``ran``, and one for all tests that change nothing."""
-    return after_a_run(shared_fleet)
-
-
 def pages_of(screen):
     run_id = screen.run_id()
     failed = screen.ask(f"/runs/{run_id}/tasks?verdict=failed")["items"][0]["task_id"]

@@ -40,17 +40,6 @@ def after_a_run(fleet):
     return fleet
 
 
-@pytest.fixture
-def ran(fleet):
-    return after_a_run(fleet)
-
-
-@pytest.fixture(scope="module")
-def looked_at(shared_fleet):
-    """Like ``ran``, and one for all tests that change nothing."""
-    return after_a_run(shared_fleet)
-
-
 def wait_until_lost(shown):
     shown.show("/alerts")
     shown.page.wait_for_selector("tr:has-text('box-gone') >> text=lost")
