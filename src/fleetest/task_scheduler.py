@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from fleetest.core.ageing import Ageing
+from fleetest.core.class_lines import ClassLines
 from fleetest.core.compilation import mypyc_attr
 from fleetest.core.dividing import is_worth_dividing, may_fall_apart, split, take_apart
 from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
 from fleetest.core.fair_share import BONUS_S, FairShare
-from fleetest.core.group_queue import ClassLine, GroupQueue, Level, RunTotal, Wanted
+from fleetest.core.group_owners import GroupOwners
+from fleetest.core.group_queue import ClassLine, GroupQueue, Wanted
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
 from fleetest.core.policies import NOTHING_CHOSEN, NOTHING_WOKEN, Choice, Wakes
@@ -38,18 +40,7 @@ class TaskScheduler:
     """
 
     def __init__(self) -> None:
-        self._lines: dict[TaskClass, ClassLine] = {}
-        self._totals: dict[Run, RunTotal] = {}
-        self._fitting: dict[int, list[ClassLine]] = {}
-        """By kind of capabilities: the lines with queued work that fit, and some that have none (any more)."""
-        self._priorities: dict[int, int] = {}
-        """Of how many lines some task had this priority."""
-        self._top_priority = 0
-        self._pins: dict[TaskGroup, Slot] = {}
-        self._pinned: dict[Slot, dict[TaskGroup, None]] = {}
-        self._owned: dict[Slot, dict[GroupQueue, None]] = {}
-        self._current: dict[Slot, GroupQueue] = {}
-        """The group that the slot took from last."""
+        self._owners = GroupOwners()
         self._share = FairShare()
         self._wakes = Wakes()
         self._count = 0
@@ -58,6 +49,7 @@ class TaskScheduler:
         self._placement = placement
         self._predict_s = predict_s
         self._limits = limits
+        self._lines = ClassLines(placement)
         self._ageing = Ageing(placement, limits.ageing_s, self._wakes)
 
     # What is queued --------------------------------------------------------------------------------------------
@@ -67,27 +59,16 @@ class TaskScheduler:
 
     def drop_run(self, run: Run) -> None:
         for task_class in run.classes.values():
-            line = self._lines.pop(task_class, None)
+            line = self._lines.take(task_class)
             if line is not None:
-                line.count = 0
                 self._ageing.drop(line)
-                self._forget_priorities(line)
                 for worker in line.holders:
                     self._wakes.workers[worker] = None
                 for queue in line.groups.values():
-                    self._close(queue)
+                    self._owners.close(queue)
                 line.dissolve()
-        for queues in list(self._owned.values()):
-            for queue in [queue for queue in queues if queue.line.task_class.run is run]:
-                self._close(queue)
-        for slot in [slot for slot, queue in self._current.items() if queue.line.task_class.run is run]:
-            del self._current[slot]
-        groups = {task.group for task in run.tasks.values() if task.group.keep_together}
-        for group in groups:
-            slot_of = self._pins.pop(group, None)
-            if slot_of is not None:
-                self._pinned[slot_of].pop(group, None)
-        self._totals.pop(run, None)
+        self._owners.forget_run(run)
+        self._lines.forget_run(run)
         self._share.drop(run)
 
     def add_tasks(self, tasks: Sequence[Task], now: Instant) -> None:
@@ -98,7 +79,7 @@ class TaskScheduler:
             changed.setdefault(queue, []).append(task)
         for queue, added in changed.items():
             if not queue.line.count:
-                self._list(queue.line)
+                self._lines.list_again(queue.line)
             if not queue.level.count:
                 self._ageing.begin(queue.level, now)
             queue.put(added)
@@ -120,16 +101,11 @@ class TaskScheduler:
     def forget_slots(self, slots: Iterable[Slot]) -> None:
         slots = list(slots)
         for slot in slots:
-            self._current.pop(slot, None)
-            for group in self._pinned.pop(slot, {}):
-                self._pins.pop(group, None)
-            for queue in self._owned.pop(slot, {}):
-                queue.owner = None
-                if queue.count:
-                    queue.push()
-                    self._wakes.classes[queue.task_class] = None
+            for queue in self._owners.forget(slot):
+                queue.push()
+                self._wakes.classes[queue.task_class] = None
         for worker in {slot.worker: None for slot in slots}:
-            for line in self._lines.values():
+            for line in self._lines.all():
                 line.holders.pop(worker, None)
             self._ageing.forget(worker)
 
@@ -144,16 +120,16 @@ class TaskScheduler:
         return wakes
 
     def waiting(self, task_class: TaskClass) -> int:
-        line = self._lines.get(task_class.base)
+        line = self._lines.get(task_class)
         return line.waiting(task_class) if line is not None else 0
 
     def waiting_classes(self) -> Iterable[TaskClass]:
-        lines = [line for line in self._lines.values() if line.count]
+        lines = self._lines.waiting()
         own = [line.task_class for line in lines if line.waiting(line.task_class)]
         return own + [task_class for line in lines for task_class in line.avoiding]
 
     def top_priority(self, task_class: TaskClass) -> int:
-        line = self._lines.get(task_class.base)
+        line = self._lines.get(task_class)
         levels = line.levels if line is not None else ()
         return next((level.priority for level in levels if level.count), task_class.run.priority)
 
@@ -167,7 +143,7 @@ class TaskScheduler:
                 or line.waiting(line.task_class)
                 or any(is_eligible(task_class, worker) for task_class in line.avoiding)
             )
-            for line in self._lines_for(worker)
+            for line in self._lines.fitting(worker)
         )
 
     def why(self, task: Task) -> str:
@@ -182,7 +158,7 @@ class TaskScheduler:
         tasks: list[Task] = []
         is_empty = not slot.leases
         taken_s = 0.0
-        self._ageing.look(self._lines.values(), now)
+        self._ageing.look(self._lines.all(), now)
         while room_tasks > len(tasks):
             queue = self._stays_in(slot, is_empty=is_empty and not tasks)
             if queue is None:
@@ -196,7 +172,7 @@ class TaskScheduler:
             line = queue.line
             if self._are_last(line) and may_fall_apart(queue):
                 take_apart(queue, self._next)
-                self._emptied(queue)
+                self._owners.emptied(queue)
                 continue
             limit_s = min(room_s, taken_s + self._fair_part_s(line))
             if tasks and taken_s >= limit_s:
@@ -246,18 +222,18 @@ class TaskScheduler:
         if len(tasks) > before:
             queue.before = tasks[-1]
             queue.adjust_all(before - len(tasks), -known_s, -unknown)
-            self._emptied(queue)
+            self._owners.emptied(queue)
         return taken_s
 
     def _stays_in(self, slot: Slot, *, is_empty: bool) -> GroupQueue | None:
         """The slot's own group if it is clear, without a look at other lines, that nothing goes before it."""
-        queue = self._current.get(slot)
+        queue = self._owners.current(slot)
         if queue is None or not queue.count or queue.owner is not slot or self._ageing.has_any:
             return None
         level = queue.level
         line = level.line
         task_class, placement, worker = line.task_class, self._placement, slot.worker
-        if level.priority != self._top_priority or level is not line.levels[0]:
+        if level.priority != self._lines.top_priority or level is not line.levels[0]:
             return None
         if task_class.reserves and not (
             is_empty and not task_class.kind.alone and placement.can_reserve(worker, task_class.requirements)
@@ -268,7 +244,7 @@ class TaskScheduler:
         ):
             return None
         if not placement.is_scarce(task_class) and any(
-            line.count and placement.is_scarce(line.task_class) for line in self._lines_for(worker)
+            line.count and placement.is_scarce(line.task_class) for line in self._lines.fitting(worker)
         ):
             return None
         return queue
@@ -282,7 +258,7 @@ class TaskScheduler:
         worker = slot.worker
         found: list[tuple[GroupQueue, bool]] = []
         has_empty = False
-        for line in self._lines_for(worker):
+        for line in self._lines.fitting(worker):
             if not line.count:
                 has_empty = True
                 continue
@@ -301,7 +277,7 @@ class TaskScheduler:
             if queue is not None:
                 found.append((queue, holds))
         if has_empty:
-            self._delist_empty(worker.capability_kind)
+            self._lines.delist_empty(worker)
         if not found:
             return None, None
         best, holds = found[0] if len(found) == 1 else self._first(found, slot)
@@ -315,7 +291,7 @@ class TaskScheduler:
             if not self._placement.is_eligible(line.task_class, worker):
                 continue
             may = self._may(line, worker)
-            own = (queue for queue in self._owned.get(slot, ()) if queue.level is level and queue.count)
+            own = (queue for queue in self._owners.of(slot) if queue.level is level and queue.count)
             queue = next((queue for queue in own if may is None or may(queue)), None)
             queue = queue or level.best_fresh(may) or level.best_active(may)
             if queue is None:
@@ -353,7 +329,7 @@ class TaskScheduler:
 
     def _first(self, found: list[tuple[GroupQueue, bool]], slot: Slot) -> tuple[GroupQueue, bool]:
         """Of the best groups of several classes the one whose turn it is."""
-        placement, current = self._placement, self._current.get(slot)
+        placement, current = self._placement, self._owners.current(slot)
         level: list[tuple[GroupQueue, bool]] = []
         top, is_top_scarce = 0, False
         for candidate in found:
@@ -410,8 +386,8 @@ class TaskScheduler:
         return worker.holding in (None, slot)
 
     def _best_group(self, line: ClassLine, slot: Slot) -> GroupQueue | None:
-        own, current, may = None, self._current.get(slot), self._may(line, slot.worker)
-        for queue in self._owned.get(slot, ()):
+        own, current, may = None, self._owners.current(slot), self._may(line, slot.worker)
+        for queue in self._owners.of(slot):
             if queue.line is line and queue.count and (may is None or may(queue)):
                 rank = (queue.priority, queue is current)
                 if own is None or rank > (own.priority, own is current):
@@ -426,115 +402,35 @@ class TaskScheduler:
             return active
         return best
 
-    # Groups ----------------------------------------------------------------------------------------------------
+    # Queues ----------------------------------------------------------------------------------------------------
 
     def _enter(self, queue: GroupQueue, slot: Slot) -> GroupQueue:
         """The part of the group that the slot now works on: all of it, or the far half of another slot's group."""
-        if queue.owner is slot:
-            self._current[slot] = queue
-            return queue
-        if queue.owner is not None and queue.count > 1:
+        if queue.owner is not None and queue.owner is not slot and queue.count > 1:
             queue = split(queue, self._next(), self._predict_s)
-        elif queue.owner is not None:
-            self._owned[queue.owner].pop(queue, None)
-        queue.owner = slot
-        self._current[slot] = queue
-        self._owned.setdefault(slot, {})[queue] = None
-        if queue.group.keep_together:
-            self._pins[queue.group] = slot
-            self._pinned.setdefault(slot, {})[queue.group] = None
-        else:
-            queue.push()
+        self._owners.enter(queue, slot)
         return queue
 
     def _queue_for(self, task: Task, apart: bool) -> GroupQueue:
-        task_class = task.task_class
-        line = self._lines.get(task_class.base)
-        if line is None:
-            total = self._totals.setdefault(task_class.run, RunTotal())
-            line = self._lines[task_class.base] = ClassLine(task_class.base, total)
+        task_class, group = task.task_class, task.group
+        line = self._lines.line_of(task_class)
         if apart:
-            level = self._level(line, task.priority)
-            return GroupQueue(level, task_class, TaskGroup(task.group.name), task.group.durations, self._next())
-        key = (id(task.group), task.priority, id(task_class))
+            level = self._lines.level(line, task.priority)
+            return GroupQueue(level, task_class, TaskGroup(group.name), group.durations, self._next())
+        key = (id(group), task.priority, id(task_class))
         queue = line.groups.get(key)
         if queue is None:
-            level = self._level(line, task.priority)
-            queue = line.groups[key] = GroupQueue(level, task_class, task.group, task.group.durations, self._next())
+            level = self._lines.level(line, task.priority)
+            queue = line.groups[key] = GroupQueue(level, task_class, group, group.durations, self._next())
         if not queue.count:
-            self._take_up(queue, task)
+            self._owners.take_up(queue, task)
         return queue
-
-    def _take_up(self, queue: GroupQueue, task: Task) -> None:
-        """An empty group is filled again: it belongs to nobody, or to the slot that it is kept on."""
-        if queue.owner is not None:
-            self._owned.get(queue.owner, {}).pop(queue, None)
-            queue.owner = None
-        queue.tasks.clear()
-        pin = self._pins.get(queue.group)
-        if pin is not None and pin.worker.worker_id not in task.lacking:
-            queue.owner = pin
-            self._owned.setdefault(pin, {})[queue] = None
-
-    def _close(self, queue: GroupQueue) -> None:
-        queue.close()
-        if queue.owner is not None:
-            self._owned.get(queue.owner, {}).pop(queue, None)
 
     def _left(self, queue: GroupQueue, task: Task) -> None:
         """The task is no longer queued here."""
         task.place = None
         queue.adjust(task.known_s, -1)
-        self._emptied(queue)
-
-    def _emptied(self, queue: GroupQueue) -> None:
-        if not queue.count and queue.owner is not None and not queue.group.keep_together:
-            self._owned.get(queue.owner, {}).pop(queue, None)
-
-    # Lines -----------------------------------------------------------------------------------------------------
-
-    def _level(self, line: ClassLine, priority: int) -> Level:
-        count = len(line.levels)
-        level = line.level(priority)
-        if len(line.levels) > count:
-            self._priorities[priority] = self._priorities.get(priority, 0) + 1
-            self._top_priority = max(self._priorities)
-        return level
-
-    def _forget_priorities(self, line: ClassLine) -> None:
-        for level in line.levels:
-            self._priorities[level.priority] -= 1
-            if not self._priorities[level.priority]:
-                del self._priorities[level.priority]
-        self._top_priority = max(self._priorities, default=0)
-
-    def _list(self, line: ClassLine) -> None:
-        """Something is queued in it again."""
-        for capability_kind, lines in self._fitting.items():
-            if capability_kind not in line.listed and self._placement.fits(line.task_class.kind, capability_kind):
-                line.listed.add(capability_kind)
-                lines.append(line)
-
-    def _lines_for(self, worker: Worker) -> Sequence[ClassLine]:
-        """Lines that fit the worker's capabilities: all with queued work, and some that have none any more."""
-        capability_kind = worker.capability_kind
-        lines = self._fitting.get(capability_kind)
-        if lines is None:
-            fits = self._placement.fits
-            lines = [
-                line for line in self._lines.values() if line.count and fits(line.task_class.kind, capability_kind)
-            ]
-            self._fitting[capability_kind] = lines
-            for line in lines:
-                line.listed.add(capability_kind)
-        return lines
-
-    def _delist_empty(self, capability_kind: int) -> None:
-        lines = self._fitting[capability_kind]
-        for line in lines:
-            if not line.count:
-                line.listed.discard(capability_kind)
-        self._fitting[capability_kind] = [line for line in lines if line.count]
+        self._owners.emptied(queue)
 
     def _release_holders(self, line: ClassLine) -> None:
         while len(line.holders) > line.count:
