@@ -1,6 +1,7 @@
 """The thread that keeps the client's link: whatever happens there reaches whoever waits for messages."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,8 +15,12 @@ RUN = wire.SubmitRun(run_id=RunId("0" * 32), suites=(wire.CommandSuite(),))
 WELCOME = wire.Welcome(version=wire.PROTOCOL_VERSION, epoch=1, heartbeat_interval_s=5.0)
 
 
+SHORT = wire.SubmitRun(run_id=RunId("1" * 32), suites=())
+FINISHED = wire.RunFinished(run_id=SHORT.run_id, counts={})
+
+
 class Coordinator:
-    """Welcomes its client; ``heard`` has what came, in order; a heartbeat is sent back."""
+    """Welcomes its client; ``heard`` has what came, in order; a heartbeat is sent back, and the short run is over at once."""
 
     def __init__(self, link):
         self.link = link
@@ -28,9 +33,13 @@ class Coordinator:
                 self.heard.append(message)
                 if isinstance(message, wire.Heartbeat):
                     self.link.send(message)
+                elif message == SHORT:
+                    self.link.send(FINISHED)
 
 
-def fleet_with(make_client_end, coordinators):
+def fleet_with(make_client_end, coordinators, left=None):
+    """``left``: set when the fleet has closed its link."""
+
     @asynccontextmanager
     async def open_link(notices):
         client_end, coordinator_end = memory_link_pair()
@@ -40,6 +49,8 @@ def fleet_with(make_client_end, coordinators):
             yield make_client_end(client_end)
         finally:
             serving.cancel()
+            if left is not None:
+                left.set()
 
     fleet = BackgroundFleet(open_link)
     fleet.wait_connected()
@@ -57,6 +68,16 @@ def test_a_cancellation_has_been_taken_in_when_it_returns():
         assert fleet.receive(timeout_s=0.0) == (), "the echo is nobody's message"
     finally:
         fleet.close()
+
+
+def test_the_link_is_closed_once_the_run_is_over_while_the_client_still_writes_its_summary():
+    coordinators, left = [], threading.Event()
+    fleet = fleet_with(lambda link: link, coordinators, left)
+    fleet.submit(SHORT)
+    assert fleet.receive(timeout_s=60.0) == [FINISHED]
+    assert left.wait(60.0), "nobody has called close"
+    fleet.cancel("nobody is there to answer, and nobody waits for it")
+    assert fleet.close() == []
 
 
 class BrokenLink:

@@ -21,6 +21,7 @@ from fleetest.wire.messages import (
     Goodbye,
     Heartbeat,
     Refused,
+    RunFinished,
     SubmitRun,
     Welcome,
 )
@@ -56,6 +57,7 @@ class BackgroundFleet:
         self._link: ClientLink | None = None
         self._echoed = threading.Event()
         """The coordinator has answered what was sent with the last cancellation."""
+        self._is_over = False
         self._thread = threading.Thread(target=self._run_loop, name="fleetest", daemon=True)
         try:
             self._thread.start()
@@ -89,6 +91,8 @@ class BackgroundFleet:
     def cancel(self, reason: str, *, kill: bool = False, quiet: bool = False) -> None:
         if self._run_id is not None:
             self._echoed.clear()
+            if self._is_over:
+                return
             self._send(CancelRun(run_id=self._run_id, reason=reason, kill=kill, quiet=quiet))
             # The coordinator answers in order: once this comes back it hands out nothing more.
             self._send(Heartbeat())
@@ -151,8 +155,9 @@ class BackgroundFleet:
             await link.close()
 
     async def _pump(self, link: ClientLink) -> None:
+        """Pass on what comes until the run is over; the link is closed while the client still writes its summary."""
         try:
-            while True:
+            while not self._is_over:
                 batch = await link.receive()
                 if any(isinstance(message, Heartbeat) for message in batch):
                     self._echoed.set()
@@ -162,12 +167,15 @@ class BackgroundFleet:
                         raise NotReady(f"the coordinator refuses the run: {message.reason}")
                 if batch:
                     self._inbox.put(batch)
+                    self._is_over = any(isinstance(message, RunFinished) for message in batch)
         except Exception as error:
             # Also our own mistakes: whoever waits for messages must not wait for ever.
             self._inbox.put(error)
             self._echoed.set()
             assert self._stop is not None
             await self._stop.wait()
+        # Nobody answers a cancellation any more.
+        self._echoed.set()
 
 
 async def _await_welcome(link: ClientLink) -> Sequence[CoordinatorToClient]:
