@@ -7,6 +7,7 @@ import os
 import sys
 
 from .frames import ControlChannel, PeerGone, adopt_socket
+from .turns import take_turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def main(control_fd: int) -> None:
         os._exit(1)
     from .session_plugin import SessionPlugin
 
-    plugin = SessionPlugin(control, start, sockets)
+    plugin = SessionPlugin(control, start, sockets, take_turn() if start["mode"] == "template" else None)
     _finish(plugin, *_run_pytest(start["args"], plugin))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .frames import ControlChannel
     from .template import Seat
+    from .turns import Turn
 
 # What pytest-xdist would distribute with, and what belongs to the client: never in here.
 _OPTIONS: Dict[str, Any] = {
@@ -57,10 +58,12 @@ class SessionPlugin:
         control: ControlChannel,
         start: Dict[str, Any],
         sockets: Optional[Tuple[socket.socket, socket.socket]],
+        turn: Optional[Turn],
     ) -> None:
         self._control = control
         self._start = start
         self._sockets = sockets
+        self._turn = turn
         self._limit = int(start["output_limit_bytes"])
         self._is_template = start["mode"] == "template"
         self._began = time.perf_counter()
@@ -233,6 +236,8 @@ class SessionPlugin:
             }
         )
         self.has_answered = True
+        if self._turn is not None:
+            self._turn.release()
 
     def _serve(self, session: Any, collection: Collection, reason: Optional[str]) -> bool:
         """Serve forks. True in a forked runner; False in a template that never forked; else does not return."""
