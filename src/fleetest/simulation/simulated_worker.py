@@ -102,6 +102,7 @@ class SimulatedWorker:
     _waiting: deque[events.Event] = field(default_factory=deque)
     """What could not be sent for want of a link."""
     _sent: deque[tuple[float, events.AttemptsFinished]] = field(default_factory=deque)
+    _probed: events.WorkerProbed | None = None
 
     def held_leases(self) -> tuple[LeaseId, ...]:
         """What it executes or has queued, and what it has reported without being sure that it arrived."""
@@ -123,6 +124,8 @@ class SimulatedWorker:
 
     def tell(self, event: events.Event) -> None:
         """Send it, or keep it for the next link."""
+        if isinstance(event, events.WorkerProbed):
+            self._probed = event
         if self.link is None:
             self._waiting.append(event)
             return
@@ -134,9 +137,13 @@ class SimulatedWorker:
         self.around.deliver(self, event)
 
     def linked(self, link: Link) -> None:
-        """The coordinator has welcomed it: results that may have been lost go again, then everything that waited."""
+        """The coordinator has welcomed it: results that may have been lost go again, then everything that waited.
+
+        What its probe found last is said on every new link.
+        """
         self.link = link
-        again = [*self._unconfirmed(), *(e for e in self._waiting if not isinstance(e, events.AttemptsFinished))]
+        others = (e for e in self._waiting if not isinstance(e, (events.AttemptsFinished, events.WorkerProbed)))
+        again = [*self._unconfirmed(), *others, *([] if self._probed is None else [self._probed])]
         self._sent.clear()
         self._waiting.clear()
         for event in again:
@@ -152,6 +159,7 @@ class SimulatedWorker:
         self._inbox.clear()
         self._waiting.clear()
         self._sent.clear()
+        self._probed = None
         self.slots[:] = [SimulatedSlot(slot.index) for slot in self.slots]
 
     # What the coordinator says ---------------------------------------------------------------------------------------
