@@ -5,7 +5,8 @@
 
 Every run is that of a new coordinator that knows nothing but the history: the durations measured in the runs before, on
 whichever machine each test ran. A test takes its usual time, 15 % more or less. Two ways to read the same history: as
-it was measured (the median of a test's last five attempts), and as on a typical machine, which is what Fleetest does.
+it was measured (the median of a test's last five attempts), and what Fleetest does: durations as on a typical machine,
+and how slow each machine is.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class Measured:
         for one in executions:
             self._attempts_s[one.task_id].append(one.ended_at - one.started_at)
 
+    def slowness(self) -> Mapping[str, float]:
+        return {}
+
     def expected(self) -> Mapping[TaskId, float]:
         return {task_id: statistics.median(attempts_s[-5:]) for task_id, attempts_s in self._attempts_s.items()}
 
@@ -66,6 +70,9 @@ class Typical:
             [f"run {run}", *map(list, columns)],
         )
 
+    def slowness(self) -> Mapping[str, float]:
+        return HistoryQueries(self._connection).slowness()
+
     def expected(self) -> Mapping[TaskId, float]:
         return {
             TaskId(name): seconds for name, seconds in HistoryQueries(self._connection).expected_durations().items()
@@ -85,7 +92,8 @@ def series(
             expected_s = history.expected() if run else {}
             durations_s = {task_id: usual * chance.lognormvariate(0.0, NOISE) for task_id, usual in usual_s.items()}
             known = [replace(test, expected_s=expected_s.get(test.task_id)) for test in tests]
-            answer = STRATEGIES["adaptive"](Question(machines, known, durations_s), seed * runs + run)
+            question = Question(machines, known, durations_s, slowness=history.slowness() if run else {})
+            answer = STRATEGIES["adaptive"](question, seed * runs + run)
             done = [one for one in answer.executions if one.verdict is Verdict.PASSED]
             errors = [math.log(seconds / usual_s[task_id]) for task_id, seconds in expected_s.items()]
             work_s, done_s = (sum(one.ended_at - one.started_at for one in part) for part in (answer.executions, done))

@@ -5,7 +5,8 @@
 
 10,000 tests in files of 20 on 10 machines of 10 slots; durations are lognormal. The bound is the larger of all the work
 at the fleet's whole speed and the longest test on its fastest machine. Messages take 0.5 to 20 ms either way, for all
-alike. Nothing depends on this machine but the column of its own seconds.
+alike. A history knows the durations, and how slow the machines are. Nothing depends on this machine but the column of
+its own seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ def questions(seed: int) -> dict[str, Question]:
         tests, durations_s = lognormal_tests(TESTS, 0.0, sigma, seed=seed)
         unknown = [replace(test, expected_s=None) for test in tests]
         found[f"sigma {sigma:g}, history"] = Question(EQUAL, tests, durations_s)
-        found[f"sigma {sigma:g}, history, one machine half as fast"] = Question(ONE_HALF_AS_FAST, tests, durations_s)
+        found[f"sigma {sigma:g}, history, one machine half as fast"] = Question(
+            ONE_HALF_AS_FAST,
+            tests,
+            durations_s,
+            slowness={machine.name: 1.0 / machine.speed for machine in ONE_HALF_AS_FAST},
+        )
         found[f"sigma {sigma:g}, no history"] = Question(EQUAL, unknown, durations_s)
     return found
 

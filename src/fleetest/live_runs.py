@@ -77,12 +77,21 @@ class LiveRuns:
         known = self._history.expected_durations("", 0.0)
         if not known:
             try:
-                return loop.run_in_executor(None, self._history.expected_durations, "", EXPECTED_DURATIONS_WAIT_S)
+                loading = loop.run_in_executor(None, self._history.expected_durations, "", EXPECTED_DURATIONS_WAIT_S)
             except RuntimeError:
                 return None  # No thread to be had here: they are only hints.
+            # The first to be called back, before any plan that waits for the durations.
+            loading.add_done_callback(lambda _: self._recall_slowness())
+            return loading
+        self._recall_slowness()
         loaded: ExpectedDurations = loop.create_future()
         loaded.set_result(known)
         return loaded
+
+    def _recall_slowness(self) -> None:
+        slowness = self._history.slowness() if self._history is not None else None
+        if slowness:
+            self._shell.apply(events.SlownessRecalled({WorkerId(name): slow for name, slow in slowness.items()}))
 
     # Who comes and goes --------------------------------------------------------------------------------------
 

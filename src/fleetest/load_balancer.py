@@ -6,7 +6,7 @@ See docs/design/scheduling.md, "Scores" and "Moving work".
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fleetest.balancing.expectation import Expectation, kind_of
@@ -96,6 +96,9 @@ class LoadBalancer:
         self._records.pop(worker_id, None)
         self._prefetch_s.pop(worker_id, None)
         self._speeds.forget(worker_id)
+
+    def recall(self, slowness: Mapping[WorkerId, float]) -> None:
+        self._speeds.recall(slowness)
 
     def _record(self, worker: Worker) -> _Record:
         record = self._records.get(worker.worker_id)

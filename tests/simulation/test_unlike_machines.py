@@ -52,3 +52,21 @@ def test_after_a_few_runs_expectations_are_those_of_equal_machines(speeds):
     # The median of five with the noise of the tests is 0.08 off. As they were measured it is 0.12 with one slow
     # machine, 0.24 with three, 0.29 if each is twice as fast as the one before.
     assert error(history.queries.expected_durations(), usual_s) < 0.095
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_no_long_test_ends_on_a_machine_that_past_runs_know_to_be_slow(seed):
+    """The longest test decides the end; a new coordinator would learn only from its results that a machine is slow."""
+    machines = [Machine(f"m{number}", 10, 0.5 if number > 4 else 1.0) for number in range(10)]
+    tests, durations_s = lognormal_tests(4000, 0.0, 2.0, seed=seed, per_file=1)
+    longest = sorted(durations_s, key=lambda test: -durations_s[test])[:20]
+
+    def answered(slowness):
+        answer = STRATEGIES["adaptive"](Question(machines, tests, durations_s, slowness=slowness), seed)
+        counted = {one.task_id: one.worker_id for one in answer.executions if one.verdict is Verdict.PASSED}
+        return answer.ratio, {counted[test] for test in longest}
+
+    assert answered({})[0] > 1.9
+    ratio, where = answered({machine.name: 1.4 / machine.speed for machine in machines})
+    assert ratio < 1.1
+    assert where <= {f"m{number}" for number in range(5)}

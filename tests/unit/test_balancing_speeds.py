@@ -111,3 +111,35 @@ def test_kinds_that_nobody_asks_for_any_more_are_forgotten():
     assert speeds.error(0)[0] == 0.0
     assert speeds.error(2999)[0] != 0.0
     assert speeds.slowness("a") > 1.2
+
+
+def test_what_past_runs_say_counts_until_it_is_measured():
+    speeds = WorkerSpeeds()
+    speeds.recall({"slow": 2.0, "a": 1.0, "b": 1.0})
+    assert speeds.slowness("slow", "kind") == speeds.slowness("slow") == pytest.approx(2.0)
+    assert speeds.slowness("new") == 1.0
+    for _ in range(3):
+        for worker, slow in {"a": 1.0, "b": 1.0, "slow": 2.0}.items():
+            speeds.observe(worker, "kind", 1.0, slow)
+    assert speeds.slowness("slow", "kind") == pytest.approx(2.0, rel=0.05)
+    speeds.forget("slow")
+    assert speeds.slowness("slow", "kind") == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_machine_that_is_not_any_more_what_past_runs_say_is_measured():
+    speeds = WorkerSpeeds()
+    speeds.recall({"slow": 4.0, **dict.fromkeys(FLEET.keys() - {"slow"}, 1.0)})
+    for _ in range(60):
+        for worker in FLEET:
+            speeds.observe(worker, "kind", 1.0, 1.0)
+    assert speeds.slowness("slow", "kind") == pytest.approx(1.0, rel=0.2)
+    # What was measured is not forgotten for the next word of the past.
+    speeds.recall({"slow": 4.0})
+    assert speeds.slowness("slow", "kind") == pytest.approx(1.0, rel=0.2)
+
+
+def test_the_past_may_count_from_another_machine():
+    """There the fast one is the measure, here the median one."""
+    speeds = measured({"a": 1.0, "b": 1.0, "c": 0.25}, rounds=40, noise=0.0)
+    speeds.recall({"a": 4.0, "b": 4.0, "c": 1.0, "later": 8.0})
+    assert speeds.slowness("later") == pytest.approx(2.0, rel=0.1)

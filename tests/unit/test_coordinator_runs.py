@@ -27,15 +27,21 @@ TIMEOUT_S = 10.0
 class RecordedHistory:
     """Implements HistorySink."""
 
-    def __init__(self, expected: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, expected: Mapping[str, float] | None = None, slowness: Mapping[str, float] | None = None
+    ) -> None:
         self.rows: list[records.Record] = []
         self.expected = expected or {}
+        self.slow = slowness or {}
 
     def record(self, *rows: records.Record) -> None:
         self.rows += rows
 
     def expected_durations(self, suite: str, wait_s: float) -> Mapping[str, float]:
         return self.expected
+
+    def slowness(self) -> Mapping[str, float]:
+        return self.slow
 
     def close(self) -> list[str]:
         return []
@@ -536,6 +542,35 @@ async def test_expected_durations_reach_the_plan(fleet):
     await client.next(wire.SuitePlan)
     known = fleet.state.cluster.runs[RUN].tasks
     assert [known[task.task_id].spec.expected_s for task in plan.tasks] == [2.5, None]
+
+
+@on_fleet
+async def test_what_past_runs_say_of_machines_is_known_before_the_first_grant(fleet):
+    fleet.history.expected, fleet.history.slow = {"t": 1.0}, {"slow": 2.0}
+    client = await fleet.client()
+    client.say(submission())
+    await client.next(wire.RunAccepted)
+    await fleet.worker("slow")
+    await fleet.worker("other")
+    cluster = fleet.state.cluster
+    assert {name: cluster.balancing.speed(worker) for name, worker in cluster.workers.items()} == {
+        "slow": pytest.approx(0.5),
+        "other": 1.0,
+    }
+
+
+@on_fleet
+async def test_what_past_runs_say_may_be_loaded_while_the_suite_is_collected(fleet):
+    fleet.history.slow = {"w1": 2.0}
+    worker, client = await fleet.worker(), await fleet.client()
+    collected, plan = collection(1)
+    client.say(submission())
+    worker.say(collected)
+    await worker.next(wire.SendPlan)
+    worker.say(plan)
+    await worker.next(wire.GrantLeases)
+    (known,) = fleet.state.cluster.workers.values()
+    assert fleet.state.cluster.balancing.speed(known) == pytest.approx(0.5)
 
 
 @on_fleet

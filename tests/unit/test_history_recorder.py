@@ -179,7 +179,8 @@ def test_expected_durations_are_those_of_a_typical_machine_whichever_ran_the_tes
         expected_s = recorder.expected_durations("", 0.0)
         # The first one has run on the slow machine alone.
         assert expected_s == {f"t{number}": pytest.approx(2.0, rel=0.05) for number in range(100)}
-        assert recorder.query(lambda queries: queries.slowness())["slow"] == pytest.approx(2.0, rel=0.05)
+        assert recorder.slowness() == {"slow": pytest.approx(2.0, rel=0.05), "fast": pytest.approx(0.5, rel=0.05)}
+        assert recorder.query(lambda queries: queries.slowness()) == recorder.slowness()
         assert recorder.query(lambda queries: queries.expected_durations(["t0"])) == {"t0": expected_s["t0"]}
     finally:
         assert recorder.close() == []

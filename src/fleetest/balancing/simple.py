@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from fleetest.balancing.receivers import Receivers
 from fleetest.core.entities import Slot, Task, TaskClass, Worker
@@ -40,6 +40,9 @@ class RoundRobin:
 
     def forget(self, worker_id: WorkerId) -> None:
         self._turns.pop(worker_id, None)
+
+    def recall(self, slowness: Mapping[WorkerId, float]) -> None:
+        pass
 
     def slowness(self, worker: Worker, task_class: TaskClass) -> float:
         return 1.0

@@ -6,10 +6,14 @@ parts, so that an estimate moves as far from 0 as the number and the noise of it
 
 Speeds are relative: the median offset of all workers is 0. If everything takes twice as long as expected, the
 predictions are wrong and not the workers.
+
+What past runs say of a worker is where its estimate starts, with less variance than one that starts at 0: it counts
+until measurements say otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, log, sqrt
 from statistics import median
@@ -25,6 +29,8 @@ SHORTEST_S = 0.001
 WORKER_VARIANCE = 0.25
 """Of the logarithm: before anything is measured, two workers in three are within a factor of 1.65."""
 WORKER_KIND_VARIANCE = 0.06
+RECALLED_VARIANCE = 0.04
+"""Of what past runs say: the machine may have changed, and tests are not all alike."""
 _CENTRE_VARIANCE = 1.0
 _NOISE_AT_FIRST = 0.25
 _NOISE_MIN = 0.0025
@@ -66,6 +72,16 @@ class WorkerSpeeds:
         self._fastest: dict[Kind, tuple[int, float]] = {}
         """With the number of observations at which it was true."""
         self._observations = 0
+        self._recalled: dict[WorkerId, float] = {}
+        """Logarithms; those of here are by ``_recalled_above`` smaller."""
+        self._recalled_above = 0.0
+
+    def recall(self, slowness: Mapping[WorkerId, float]) -> None:
+        """What past runs say of workers. Those that were measured since keep what was measured."""
+        self._recalled = {worker_id: log(slow) for worker_id, slow in slowness.items()}
+        measured = self._workers.keys() & self._recalled.keys()
+        offsets = [self._recalled[worker_id] - self._workers[worker_id].overall.value for worker_id in measured]
+        self._recalled_above = median(offsets) if offsets else 0.0
 
     def observe(self, worker_id: WorkerId, kind: Kind, expected_s: float, measured_s: float) -> None:
         """A task of this kind was expected to take so long on a typical worker, and took so long on this one."""
@@ -73,7 +89,7 @@ class WorkerSpeeds:
             return
         worker = self._workers.get(worker_id)
         if worker is None:
-            worker = self._workers[worker_id] = _OfWorker()
+            worker = self._workers[worker_id] = self._unmeasured(worker_id)
         of_kind = self._kinds.get(kind)
         if of_kind is None:
             of_kind = self._add_kind(kind)
@@ -100,7 +116,8 @@ class WorkerSpeeds:
         """Seconds for what takes a typical worker one second, for this kind of task or overall."""
         worker = self._workers.get(worker_id)
         if worker is None:
-            return 1.0
+            recalled = self._recalled.get(worker_id)
+            return 1.0 if recalled is None else exp(recalled - self._recalled_above)
         own = worker.by_kind.get(kind)
         return exp(worker.overall.value if own is None else worker.overall.value + own.value)
 
@@ -120,6 +137,12 @@ class WorkerSpeeds:
     def forget(self, worker_id: WorkerId) -> None:
         self._workers.pop(worker_id, None)
         self._fastest.clear()
+
+    def _unmeasured(self, worker_id: WorkerId) -> _OfWorker:
+        recalled = self._recalled.get(worker_id)
+        if recalled is None:
+            return _OfWorker()
+        return _OfWorker(_Estimate(RECALLED_VARIANCE, recalled - self._recalled_above))
 
     def _add_kind(self, kind: Kind) -> _OfKind:
         if len(self._kinds) >= _KINDS_MAX:
@@ -146,3 +169,4 @@ class WorkerSpeeds:
             each.centre.value += common
         for worker in self._workers.values():
             worker.overall.value -= common
+        self._recalled_above += common

@@ -41,7 +41,7 @@ _TESTS_MAX = 1_000_000
     "--workers", multiple=True, metavar="NxM[@SPEED]", help="The fleet: N workers of M slots each; repeatable."
 )
 @click.option("--strategy", "strategies", multiple=True, metavar="NAME", help="Only this strategy; repeatable.")
-@click.option("--unknown", is_flag=True, help="The scheduler knows no durations, as in a first run.")
+@click.option("--unknown", is_flag=True, help="The scheduler knows no durations and no speeds, as in a first run.")
 @click.option("--crash", "crashes", multiple=True, metavar="WORKER@SECONDS", help="This worker dies then; repeatable.")
 @click.option("--seed", type=int, default=0, help="Of all chance: latencies, and the durations of --tasks. Default: 0.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
@@ -60,10 +60,11 @@ def simulate(run_id: str, **options: Any) -> int:
     if picture is not None and picture.suffix.lower() not in ("", ".svg"):
         raise UserError(f"--svg {picture}: the picture is an SVG: give a name that ends with .svg")
     fleet, tests, durations_s = _asked(run_id, options)
+    slowness = {machine.name: 1.0 / machine.speed for machine in fleet.machines}
     if options["unknown"]:
-        tests = [replace(test, expected_s=None) for test in tests]
+        tests, slowness = [replace(test, expected_s=None) for test in tests], {}
     crashes = [parse_crash(text, fleet.machines) for text in options["crashes"]]
-    question = Question(fleet.machines, fleet.apply(tests), durations_s, crashes)
+    question = Question(fleet.machines, fleet.apply(tests), durations_s, crashes, slowness=slowness)
     answers, left_out = _answers(question, options["strategies"], options["seed"])
     if picture is not None:
         _draw(picture, answers[0], question)

@@ -72,6 +72,7 @@ class ClusterState:
         self._stall_s = min(STALL_S, cluster.limits.heartbeat_interval_s)
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.MemoryRecalled: lambda event: recall(cluster, event.memory),
+            events.SlownessRecalled: lambda event: cluster.balancing.recall(event.slowness),
             events.RunSubmitted: runs.submitted,
             events.SuitePlanned: runs.planned,
             events.SuiteRefused: runs.refused,

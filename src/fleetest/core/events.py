@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +15,13 @@ class MemoryRecalled:
     """What an earlier coordinator knew: before anything else happens, or not at all. Its instants are of our clock."""
 
     memory: ClusterMemory
+
+
+@dataclass(frozen=True, slots=True)
+class SlownessRecalled:
+    """What past runs say of the speed of workers, whether or not they are there: seconds for a typical second."""
+
+    slowness: Mapping[WorkerId, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +228,7 @@ class DeadlineReached:
 
 Event: TypeAlias = (
     MemoryRecalled
+    | SlownessRecalled
     | RunSubmitted
     | SuitePlanned
     | SuiteRefused

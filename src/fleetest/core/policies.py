@@ -5,7 +5,7 @@ Policies see the records of the state and never change them, except ``Task.place
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -173,6 +173,9 @@ class BalancingPolicy(Protocol):
         """So long after a grant to an empty slot of this worker its test was seen to run, less the test itself."""
 
     def forget(self, worker_id: WorkerId) -> None: ...
+
+    def recall(self, slowness: Mapping[WorkerId, float]) -> None:
+        """What past runs say of the speed of workers, whether or not they are there; all are above 0."""
 
     def slowness(self, worker: Worker, task_class: TaskClass) -> float:
         """Seconds that the worker needs for a second of predicted work of this class; 1 is typical. Never 0."""

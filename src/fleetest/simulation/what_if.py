@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fleetest.balancing.simple import LeastLoaded, RoundRobin
+from fleetest.core import events
 from fleetest.core.matching import matches
 from fleetest.core.model import (
     NO_REQUIREMENTS,
@@ -57,6 +58,8 @@ class Question:
     crashes: Sequence[Crash] = ()
     latency_s: tuple[float, float] = LATENCY_S
     limits: Limits = field(default_factory=Limits)
+    slowness: Mapping[str, float] = field(default_factory=dict)
+    """What the history says of machines, see ``events.SlownessRecalled``; empty: nothing."""
 
     @property
     def bound_s(self) -> float:
@@ -163,6 +166,9 @@ def with_policies(strategy: str, make: Callable[[], BalancingPolicy], question: 
     for crash in question.crashes:
         worker = cluster.workers[WorkerId(crash.machine)]
         cluster.clock.call_at(crash.at_s, partial(cluster.kill, worker, comes_back=False))
+    if question.slowness:
+        slowness = {WorkerId(name): slow for name, slow in question.slowness.items()}
+        cluster.apply(events.SlownessRecalled(slowness))
     run = cluster.submit(RUN, question.tests)
     total_s = sum(question.durations_s[test.task_id] for test in question.tests)
     slowest = min(machine.speed for machine in question.machines)

@@ -105,6 +105,9 @@ class HistoryRecorder:
         self._loaded.wait(wait_s)
         return self._durations
 
+    def slowness(self) -> Mapping[str, float]:
+        return self._slowness or {}
+
     @property
     def trouble(self) -> str:
         """Why records do not reach the database at the moment, in one line; empty if they do."""

@@ -73,5 +73,8 @@ class HistorySink(Protocol):
     def expected_durations(self, suite: str, wait_s: float) -> Mapping[str, float]:
         """Seconds on a typical machine by task id, from past runs: what is loaded after at most ``wait_s``."""
 
+    def slowness(self) -> Mapping[str, float]:
+        """By worker, as of when the durations were loaded: seconds for what takes a typical machine one second."""
+
     def close(self) -> list[str]:
         """Write what is queued and release the file. Returns one line per trouble (file locked, newer, corrupt)."""

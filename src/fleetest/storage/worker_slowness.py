@@ -61,7 +61,7 @@ _REST = "greatest(-$bound, least($bound, y - usual - slow - late))"
 _QUESTION = (
     "WITH "
     + ",".join([_ATTEMPTS, *(_ROUND.format(n=n, before=n - 1, rest=_REST) for n in range(1, _ROUNDS + 1))])
-    + f" SELECT worker, round(exp(slow - (SELECT avg(slow) FROM measured JOIN workers_{_ROUNDS} USING (worker))), 3)"
+    + f" SELECT worker, exp(round(slow - (SELECT avg(slow) FROM measured JOIN workers_{_ROUNDS} USING (worker)), 3))"
     + f" FROM workers_{_ROUNDS}"
 )
 

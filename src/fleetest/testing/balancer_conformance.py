@@ -11,7 +11,7 @@ import pytest
 from fleetest.core.cluster import Cluster
 from fleetest.core.entities import Slot
 from fleetest.core.invariants import check
-from fleetest.core.model import Capabilities, Instant, Limits, RunId, TaskId, TaskSpec, Verdict
+from fleetest.core.model import Capabilities, Instant, Limits, RunId, TaskId, TaskSpec, Verdict, WorkerId
 from fleetest.core.policies import BalancingPolicy, Hedge, Move
 from fleetest.core.requirements import parse_options
 from fleetest.simulation.simulated_cluster import Policies, SimulatedCluster
@@ -86,6 +86,7 @@ class BalancerConformance:
         state = cluster.state.cluster
         while not state.leases:
             cluster.clock.step()
+        state.balancing.recall({WorkerId("w0"): 3.0, WorkerId("never came"): 0.5})
         for worker in list(state.workers.values()):
             state.balancing.failed(worker)
             state.balancing.answered(worker, 0.5)

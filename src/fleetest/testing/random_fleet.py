@@ -170,11 +170,21 @@ def random_fleet(
     fleet.submissions = rnd.randint(1, 3)
     for number in range(fleet.submissions):
         _plan_run(rnd, fleet, number, gangs)
+    _recall_slowness(fleet, worker_count)
     return fleet
 
 
 def _join(cluster: SimulatedCluster, name: str, slots: int, capabilities: Capabilities, slowness: float) -> None:
     cluster.add_worker(name, slots, capabilities, slowness=slowness)
+
+
+def _recall_slowness(fleet: RandomFleet, worker_count: int) -> None:
+    """In half of the fleets: what past runs say of the workers, right or wrong, and of one that never comes."""
+    rnd = random.Random(f"slowness {fleet.seed}")
+    if rnd.random() < 0.5:
+        names = [WorkerId(f"w{number}") for number in range(worker_count + 1)]
+        slowness = {name: rnd.choice([0.1, 0.5, 1.0, 2.0, 20.0]) for name in names}
+        fleet.cluster.clock.call_at(rnd.uniform(0.0, 5.0), fleet.cluster.apply, events.SlownessRecalled(slowness))
 
 
 def _plan_run(rnd: random.Random, fleet: RandomFleet, number: int, gangs: float) -> None:
