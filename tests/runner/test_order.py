@@ -162,6 +162,33 @@ def test_a_foreign_user_of_nextitem_gets_a_real_one(start: Any) -> None:
     assert found == [[{"$tuple": ["next", "test_2"]}], [{"$tuple": ["next", None]}]]
 
 
+def test_a_foreign_user_of_nextitem_keeps_what_is_set_up_while_the_queue_is_empty(start: Any) -> None:
+    program = start(
+        {
+            "conftest.py": """
+            import pytest
+
+            @pytest.hookimpl(trylast=True)
+            def pytest_runtest_protocol(item, nextitem): pass
+
+            set_up = []
+            @pytest.fixture(scope="session", autouse=True)
+            def session():
+                set_up.append(1)
+            """,
+            "test_it.py": "from conftest import set_up\ndef test_1(): pass\ndef test_2(): assert set_up == [1]\n",
+        }
+    )
+    program.collect()
+    queue = program.fork()
+    queue.put(0)
+    assert queue.rows_until("waiting", "passed")[-1] == ["waiting", 0]
+    queue.put(1)
+    assert [row[0] for row in queue.rows_until("waiting", "reported")][-3:] == ["passed", "started", "waiting"]
+    queue.put(NOTHING)
+    assert [row[:2] for row in queue.rows_until("idle") if row[0] in ("passed", "reported")] == [["passed", 1]]
+
+
 def test_stopping_a_session_from_a_test_stops_its_runner(start: Any) -> None:
     program = start(
         """

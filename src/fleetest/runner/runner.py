@@ -147,7 +147,7 @@ class Runner:
         self._add(b'["started",%d,%.6f]' % (position, started_at))
         self.flush()
         self._meter.start()
-        nextitem = Successor(self) if self._is_lazy else self._queued_item()
+        nextitem = Successor(self) if self._is_lazy else self._known_successor()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         if self._gangs.current is not None:
             self._gangs.leave()
@@ -173,9 +173,12 @@ class Runner:
                 self._waited_s += self._clock() - began
         return self._successor_item()
 
-    def _queued_item(self) -> Optional[Any]:
-        self._successor = self._queued_position()
-        return self._successor_item()
+    def _known_successor(self) -> Optional[Any]:
+        """For those who look at it before the test runs. To them None means that everything is torn down after it."""
+        item = self.find_successor()
+        # Before the test, so no part of its teardown.
+        self._waited_s = 0.0
+        return item
 
     def _successor_item(self) -> Optional[Any]:
         """What may share with the current item what is set up; None if nothing does."""
