@@ -126,3 +126,53 @@ def test_what_is_left_of_a_run_is_counted(cluster):
     cluster.cancel(kill=True)
     cluster.wait(60.0)
     assert (run.left_s, run.left.unknown) == (0.0, 0)
+
+
+def asked_back(cluster):
+    names = {live: task_id for task_id, live in cluster.leases.items()}
+    revoked = {lease_id for command in cluster.all(commands.RevokeLeases) for lease_id in command.lease_ids}
+    return [task_id for lease, task_id in names.items() if lease.lease_id in revoked]
+
+
+def test_a_hedge_that_waits_is_asked_back_when_the_test_may_have_ended_its_worker(cluster):
+    begin(cluster)
+    second = hedge(cluster)
+    before = [live.task.task_id for live in second.slot.leases.values() if live is not second]
+    cluster.start(before[0])
+    cluster.disconnect("slow", dead=True)
+    assert asked_back(cluster) == ["long"]
+    cluster.finish(before[0], duration_s=1.0)
+    cluster.give_back("long")
+    assert cluster.queues["other", 0][-1] != "long"
+    cluster.ready("x")
+    (suspect,) = cluster.state.cluster.workers["x"].slots[0].leases.values()
+    assert suspect.task.task_id == "long", "it has a slot to itself"
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+def test_what_waits_behind_a_hedge_is_asked_back(cluster, is_started):
+    begin(cluster)
+    second = hedge(cluster)
+    cluster.finish(*[live.task.task_id for live in second.slot.leases.values() if live is not second])
+    head, behind = second.slot.leases.values()
+    assert head is second
+    if is_started:
+        cluster.apply(events.AttemptsStarted("other", [second.lease_id]))
+    cluster.disconnect("slow", dead=True)
+    assert asked_back(cluster) == [behind.task.task_id]
+    cluster.give_back(behind.task.task_id)
+    cluster.wait(5.0)
+    assert list(second.slot.leases.values()) == [second]
+    cluster.report(second, "other", duration_s=100.0)
+    assert cluster.verdicts()["long"] is Verdict.PASSED
+    assert len(second.slot.leases) > 1
+
+
+def test_a_worker_without_a_link_is_asked_when_it_is_back(cluster):
+    begin(cluster)
+    second = hedge(cluster)
+    cluster.disconnect("other")
+    cluster.disconnect("slow", dead=True)
+    assert asked_back(cluster) == []
+    cluster.join("other", held=[live.lease_id for live in second.slot.leases.values()])
+    assert asked_back(cluster) == ["long"]

@@ -38,7 +38,7 @@ def soonest_free(busy: Iterable[Slot], expectation: Expectation, now: Instant) -
     free = [
         (expectation.slot_s(slot, now), number, slot)
         for number, slot in enumerate(slots)
-        if not (slot.is_shunned or slot.is_held or slot.dry_for or slot.worker.alone)
+        if not (slot.closed_by or slot.is_held or slot.dry_for or slot.worker.alone)
     ]
     heapify(free)
     return free

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fleetest.core import events
+from fleetest.core.asking_back import part_suspect
 from fleetest.core.cluster import LONGEST_S, Cluster, VoidedLease
 from fleetest.core.commands import KillLeases, ReportStrayResults, TaskOutcome
 from fleetest.core.entities import LiveLease, Slot, Task, Worker
@@ -72,7 +73,8 @@ class AttemptHandling:
         del cluster.leases[lease_id], slot.leases[lease_id], task.run.leases[lease_id]
         if is_head:
             slot.head_since = cluster.now
-            slot.is_shunned = False
+        if slot.closed_by is live:
+            slot.closed_by = None
         if slot.leases:
             slot.queued_s -= live.predicted_s
         else:
@@ -395,9 +397,11 @@ class AttemptHandling:
         return not self.quarantined(task, reason)
 
     def _judge_losses(self, task: Task, reason: str) -> None:
-        """One attempt was lost and another goes on: nothing is queued, but the rule of losses holds."""
-        if task.run.cancellation is None:
-            self.quarantined(task, reason)
+        """One attempt was lost and another goes on: nothing is queued, but the rules of losses and suspects hold."""
+        if task.run.cancellation is not None or self.quarantined(task, reason):
+            return
+        for live in task.live_leases:
+            part_suspect(self._cluster, live.slot)
 
     def quarantined(self, task: Task, reason: str) -> bool:
         """End the task if it was lost so often that it must be the cause."""

@@ -134,6 +134,8 @@ class Cluster:
         """Those of all tasks of live runs: in how many runs each occurs."""
         self.busy: dict[Slot, None] = {}
         """Slots with leases."""
+        self.asked_back: dict[LiveLease, Instant] = {}
+        """Leases that were asked back, and when: until their workers have answered and the slots were looked at."""
         self.alerts = Alerts(epoch, limits.alerts_kept_max)
         """They outlive the worker's session."""
         self.held_back: dict[WorkerId, str] = {}

@@ -121,18 +121,24 @@ class Dispatch:
 
     def _room(self, slot: Slot) -> Room:
         worker = slot.worker
-        if worker.alone is not None or slot.is_shunned or slot.is_held or self._cluster.grants_nothing_because:
+        if (
+            worker.alone is not None
+            or slot.closed_by is not None
+            or slot.is_held
+            or self._cluster.grants_nothing_because
+        ):
             return Room.BLOCKED
         if worker.state is not WorkerState.HEALTHY and (not worker.accepts or worker.lease_count):
             # On probation it gets one task at a time.
             return Room.BLOCKED
-        count = len(slot.leases)
-        if count == 0:
+        head = slot.head()
+        if head is None:
             return Room.EMPTY
+        if head.task.task_class.reserves or head.task.is_suspect:
+            return Room.BLOCKED
+        count = len(slot.leases)
         if count == 1:
-            head = slot.head()
-            assert head is not None
-            return Room.BLOCKED if head.task.task_class.reserves or head.task.is_suspect else Room.WANTING
+            return Room.WANTING
         # Filled up only when half of it is gone: many tasks in one grant instead of one by one.
         prefetch_s, tasks_max = self._depth(worker)
         if count < tasks_max / 2 and slot.queued_s < prefetch_s / 2:

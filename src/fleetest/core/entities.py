@@ -430,9 +430,9 @@ class Slot:
     """When the first lease became the first, as far as the coordinator knows."""
     unanswered_since: Instant | None = None
     """When it was granted something while it was empty; None once its worker has said anything of that."""
-    is_shunned: bool = False
-    """What waited behind its head was taken away, because that runs far longer than predicted or others serve it
-    sooner: nothing else is put there until the head has ended."""
+    closed_by: LiveLease | None = None
+    """Nothing is put behind what the slot has until this lease of it has ended: a test that runs far longer than
+    predicted or before which others serve what waits sooner, or one that may have ended a worker."""
     is_held: bool = False
     """It runs dry for a gang and gets nothing else."""
     dry_for: TaskClass | None = None

@@ -158,6 +158,7 @@ def _check_worker(cluster: Cluster, worker: Worker) -> None:
     count = 0
     reserved: dict[str, float] = {}
     for slot in worker.slots:
+        has_suspect = False
         count += len(slot.leases)
         total_s = sum(live.predicted_s for live in slot.leases.values())
         _demand(math.isclose(slot.queued_s, total_s, abs_tol=1e-6), f"{slot}: predicted work is wrong", story)
@@ -165,6 +166,11 @@ def _check_worker(cluster: Cluster, worker: Worker) -> None:
         for live in slot.leases.values():
             _demand(cluster.leases.get(live.lease_id) is live, f"{slot} holds a dead lease", story)
             _demand(live.slot is slot, f"{slot} holds a lease of {live.slot}", story)
+            is_head = live is slot.head()
+            has_suspect = has_suspect or live.task.is_suspect
+            if has_suspect and not is_head and worker.is_linked:
+                is_leaving = live.is_started or live.is_revoked or bool(live.kill_reason)
+                _demand(is_leaving, f"{live.task} shares {slot} with a suspect", story)
             requirements = live.task.requirements
             if requirements.reserves:
                 _demand(len(slot.leases) == 1, f"{slot}: something waits behind {live.task}", story)

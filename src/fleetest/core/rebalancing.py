@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fleetest.core.asking_back import ask_back
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
-from fleetest.core.commands import RevokeLeases
 from fleetest.core.dispatch import Dispatch
-from fleetest.core.entities import LiveLease, Slot
+from fleetest.core.entities import Slot
 from fleetest.core.hedging import may_hedge
-from fleetest.core.model import Instant
 from fleetest.core.policies import Hedge, Move
 
 LOOK_S = 0.2
@@ -38,8 +37,6 @@ class Rebalancing:
         self._interval_s = LOOK_S
         self._looked_at = -LOOK_AGAIN_S
         self._is_due = False
-        self._asked: dict[LiveLease, Instant] = {}
-        """Leases that were asked back, and when: until their workers have answered."""
 
     def due(self) -> None:
         """The time to look has come; what else is due now comes first."""
@@ -111,12 +108,10 @@ class Rebalancing:
         if not leases or not donor.worker.is_linked:
             return
         for live in leases:
-            live.is_revoked = True
             live.task.moves += 1
-            self._asked[live] = self._cluster.now
+        ask_back(self._cluster, donor.worker, leases)
         for slot in move.closes:
-            slot.is_shunned = bool(slot.leases)
-        self._cluster.outbox.add(RevokeLeases(donor.worker.worker_id, [live.lease_id for live in leases]))
+            slot.closed_by = slot.closed_by or slot.head()
 
     def _hedge(self, hedge: Hedge) -> bool:
         live, slot = hedge.lease, hedge.receiver
@@ -134,10 +129,11 @@ class Rebalancing:
     def _hedge_unanswered(self, idle: Iterable[Slot]) -> bool:
         """A worker that hangs gives nothing back: others need not wait until it is taken for lost."""
         cluster, is_granted = self._cluster, False
-        for live in [live for live in self._asked if live.lease_id not in cluster.leases or not live.is_revoked]:
-            del self._asked[live]
+        asked_back = cluster.asked_back
+        for live in [live for live in asked_back if live.lease_id not in cluster.leases or not live.is_revoked]:
+            del asked_back[live]
         asked_before = cluster.now - cluster.limits.revoke_answer_s
-        overdue = [live for live, asked_at in self._asked.items() if asked_at <= asked_before]
+        overdue = [live for live, asked_at in asked_back.items() if asked_at <= asked_before]
         for slot in [slot for slot in idle if not slot.leases] if overdue else ():
             is_granted |= any(self._hedge(Hedge(live, slot)) for live in overdue)
         return is_granted

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from fleetest.core import events
 from fleetest.core.alerts import COORDINATOR, Cause
+from fleetest.core.asking_back import ask_back
 from fleetest.core.cluster import Cluster
-from fleetest.core.commands import ClearAlert, PublishNotice, RaiseAlert, RevokeLeases
+from fleetest.core.commands import ClearAlert, PublishNotice, RaiseAlert
 from fleetest.core.entities import Worker
 from fleetest.core.lifecycle import WorkerState, change_worker
 from fleetest.core.model import Trust, WorkerId
@@ -66,10 +67,8 @@ class Standing:
             for live in slot.leases.values()
             if not live.is_started and not live.is_revoked
         ]
-        for live in leases:
-            live.is_revoked = True
         if leases:
-            self._cluster.outbox.add(RevokeLeases(worker.worker_id, [live.lease_id for live in leases]))
+            ask_back(self._cluster, worker, leases)
 
     # What the operator says ----------------------------------------------------------------------------------------
 

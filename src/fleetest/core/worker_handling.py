@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fleetest.core import events
 from fleetest.core.alerts import Cause
+from fleetest.core.asking_back import part_suspect
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
 from fleetest.core.commands import DisconnectWorker, SetHeartbeat
@@ -92,6 +93,8 @@ class WorkerHandling:
             for live in slot.leases.values():
                 live.is_revoked = False
         self._standing.came_back(worker)
+        for slot in worker.slots:
+            part_suspect(cluster, slot)
         cluster.ask(worker.slots)
         self._prepare_all(worker)
         for run in [run for run in cluster.runs.values() if run.cancellation is not None]:

@@ -128,7 +128,7 @@ def _is_free(slot: Slot) -> bool:
         worker.state in _ACCEPTING
         and worker.alone is None
         and not slot.leases
-        and not slot.is_shunned
+        and slot.closed_by is None
         and not slot.is_held
         and not (worker.state is WorkerState.PROBATION and worker.lease_count)
     )
