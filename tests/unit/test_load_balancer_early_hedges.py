@@ -128,6 +128,35 @@ def test_what_is_left_of_a_run_is_counted(cluster):
     assert (run.left_s, run.left.unknown) == (0.0, 0)
 
 
+def test_hedges_of_both_kinds_share_their_quarter_of_the_slots(cluster):
+    """Of four slots one may execute hedges: the idle one, and then not another one behind other work."""
+    tests = {
+        "only on an idle slot": task("t", expected_s=100.0, requirements=ON_A_CPU),
+        "also early": task("t", expected_s=90.0),
+        "short": task("t", expected_s=5.0),
+    }
+    for name, test in tests.items():
+        cluster.join(name, capabilities=MACHINE)
+        cluster.submit(test, run=name, ready=False)
+        cluster.ready(name, run=name)
+        cluster.start("t")
+    cluster.join("idle", capabilities=MACHINE)
+    *slow, _ = tests
+    state = cluster.state.cluster
+    for run in slow:
+        for name in state.workers:
+            cluster.ready(name, run=run)
+    # All is known at one look.
+    for run in slow:
+        any_class = state.runs[run].tasks["t"].task_class
+        for _ in range(60):
+            for worker in state.workers.values():
+                slowness = 2.5 if worker.worker_id in slow else 1.0
+                state.balancing.finished(worker, 1.0, slowness, True, any_class)
+    cluster.wait(10.0)
+    assert [run for run in slow if state.runs[run].tasks["t"].extra_leases] == ["only on an idle slot"]
+
+
 def asked_back(cluster):
     names = {live: task_id for task_id, live in cluster.leases.items()}
     revoked = {lease_id for command in cluster.all(commands.RevokeLeases) for lease_id in command.lease_ids}

@@ -5,7 +5,7 @@ Asks the balancing policy, refuses what must not be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fleetest.core.asking_back import ask_back
 from fleetest.core.attempt_handling import AttemptHandling
@@ -71,22 +71,28 @@ class Rebalancing:
         cluster = self._cluster
         self._looked_at = cluster.now
         idle = self._dispatch.empty_slots()
-        proposals: list[Move | Hedge] = []
-        if idle:
-            proposals += cluster.balancing.propose(idle, cluster.busy, cluster.now)
-        if cluster.has_priorities:
-            proposals += cluster.balancing.inversions(cluster.busy, cluster.now)
-        proposals += cluster.balancing.early_hedges(cluster.busy, cluster.now)
+        balancing, busy, now = cluster.balancing, cluster.busy, cluster.now
+        # One after the other, so that the next one knows what has been moved and hedged.
+        moves_and_hedges = balancing.propose(idle, busy, now) if idle else ()
+        is_granted = self._carry_out(moves_and_hedges)
+        moves = balancing.inversions(busy, now) if cluster.has_priorities else ()
+        self._carry_out(moves)
+        hedges = balancing.early_hedges(busy, now)
+        is_granted |= self._carry_out(hedges)
+        is_granted |= self._hedge_unanswered(idle)
+        is_useful = moves_and_hedges or moves or hedges or not self._dispatch.has_empty_slots
+        self._interval_s = LOOK_S if is_useful else min(LOOK_MAX_S, 2 * self._interval_s)
+        cluster.deadlines.set(_LOOK, cluster.now + self._pause_s())
+        return is_granted
+
+    def _carry_out(self, proposals: Sequence[Move | Hedge]) -> bool:
+        """True if leases were granted."""
         is_granted = False
         for proposal in proposals:
             if isinstance(proposal, Hedge):
                 is_granted |= self._hedge(proposal)
             else:
                 self._move(proposal)
-        is_granted |= self._hedge_unanswered(idle)
-        is_useful = proposals or not self._dispatch.has_empty_slots
-        self._interval_s = LOOK_S if is_useful else min(LOOK_MAX_S, 2 * self._interval_s)
-        cluster.deadlines.set(_LOOK, cluster.now + self._pause_s())
         return is_granted
 
     def _pause_s(self) -> float:
