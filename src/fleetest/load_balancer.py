@@ -20,7 +20,7 @@ from fleetest.balancing.speeds import WorkerSpeeds
 from fleetest.core.entities import Slot, Task, TaskClass, Worker
 from fleetest.core.model import Instant, Limits, WorkerId
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Hedge, Move, Score, Standing
+from fleetest.core.policies import Hedge, Inverted, Move, Score, Standing
 
 RELIABILITY_GAIN = 0.1
 """A finished execution takes back this part of what is missing to full reliability."""
@@ -191,8 +191,8 @@ class LoadBalancer:
             return [*moves, *self._hedging.propose(receivers, slots, now, count_hedges(busy))]
         return moves
 
-    def inversions(self, busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
-        return self._inversions.propose(busy, now)
+    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> Inverted:
+        return self._inversions.propose(busy, now, queued)
 
     def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:
         return self._hedging.propose_early(busy, now)

@@ -113,6 +113,10 @@ class SimpleScheduler:
         queues = self._waiting.get(task_class, {}).values()
         return max((priority for queue in queues for priority in queue.priorities), default=task_class.run.priority)
 
+    def waiting_at(self, task_class: TaskClass, priority: int) -> int:
+        queues = self._waiting.get(task_class, {}).values()
+        return sum(queue.priorities.get(priority, 0) for queue in queues)
+
     def has_work(self, worker: Worker) -> bool:
         return any(
             len(waiting) and (slot is None or slot.worker is worker)

@@ -52,3 +52,47 @@ def test_hardly_anything_less_urgent_starts_while_urgent_work_waits_in_a_queue(s
         overtaking = [at for at in less_urgent if waits[0] < at < waits[1]]
         late = [at for at in overtaking if at > min(overtaking) + NOTICED_S]
         assert len(late) <= ONCE_MORE * sum(slots), (spec, waits, late)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    slots=st.lists(st.integers(1, 3), min_size=1, max_size=4).filter(lambda slots: sum(slots) > 1),
+    submitted_at=st.floats(0.0, 8.0),
+    long_low=st.lists(st.floats(10.0, 60.0), min_size=3, max_size=12),
+    short_low=st.lists(st.floats(0.05, 0.5), min_size=50, max_size=200),
+    urgent=st.lists(st.floats(0.05, 0.5) | st.floats(10.0, 60.0), min_size=3, max_size=20),
+    chance=st.randoms(use_true_random=False),
+)
+def test_hardly_anything_less_urgent_starts_once_an_urgent_run_is_there(
+    seed, slots, submitted_at, long_low, short_low, urgent, chance
+):
+    """Each slot may have a long test of low priority next when it comes."""
+    cluster = SimulatedCluster(seed, Limits())
+    for number, count in enumerate(slots):
+        cluster.add_worker(f"w{number}", count)
+
+    def submit(run, priority, durations_s):
+        specs = []
+        for number, duration_s in enumerate(durations_s):
+            task_id = TaskId(f"{run}{number}")
+            group = task_id if chance.random() < 0.5 else f"{run} group {number // 5}"
+            specs.append(TaskSpec(task_id, group=group, priority=priority, expected_s=duration_s))
+            cluster.behaviours[task_id] = Behaviour(duration_s=duration_s)
+        cluster.submit(run, specs)
+        return [spec.task_id for spec in specs]
+
+    low_s = [*long_low, *short_low]
+    chance.shuffle(low_s)
+    low_ids = submit("low", 0, low_s)
+    cluster.run_until(submitted_at)
+    noticed_at = cluster.clock.now + NOTICED_S
+    urgent_ids = submit("urgent", 5, urgent)
+    cluster.run_to_the_end(limit_s=3600.0)
+    started_at: dict[TaskId, float] = {}
+    for execution in cluster.executions:
+        first = started_at.get(execution.task_id, execution.started_at)
+        started_at[execution.task_id] = min(first, execution.started_at)
+    last = max(urgent_ids, key=lambda task_id: started_at[task_id])
+    late = [task_id for task_id in low_ids if noticed_at < started_at[task_id] < started_at[last]]
+    assert len(late) <= ONCE_MORE * sum(slots), (last, started_at[last], late)

@@ -107,7 +107,9 @@ class Hedging:
             worker = slot.worker
             if tried >= TRIED_PER_KIND or free_s >= rest_s:
                 break
-            if worker is live.slot.worker or not self._placement.is_eligible(live.task.task_class, worker):
+            if slot.closed_by or worker is live.slot.worker:
+                continue
+            if not self._placement.is_eligible(live.task.task_class, worker):
                 continue
             tried += 1
             fresh_s = self._fresh_s(live.task, worker)

@@ -1,27 +1,34 @@
-"""Priority inversions: urgent work that waits behind a long test while other slots go on with what is less urgent."""
+"""Priority inversions: urgent work that waits for long while slots go on with what is less urgent.
+
+Urgent work is taken back from behind a long test, for a slot that is free sooner; and what is less urgent is taken
+back where it would begin before urgent work: before it in the queue of its slot, or in that of a slot which would
+otherwise have room for it too late.
+"""
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from heapq import nlargest
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush, nlargest
+from itertools import groupby, islice
 
 from fleetest.balancing.expectation import Expectation
 from fleetest.balancing.migration import MOVED_BEFORE_FACTOR, beyond_class, is_movable
 from fleetest.balancing.receivers import LOOKED_AT, Free, soonest_free
-from fleetest.core.entities import LiveLease, Slot, Worker
+from fleetest.core.entities import LiveLease, Slot, TaskClass, Worker
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Move
+from fleetest.core.policies import Inverted
 
 WAIT_FACTOR = 2.0
-"""Urgent work is taken away only if it is expected to wait so many times longer than it would elsewhere."""
+"""Leases are taken back for urgent work only if it is expected to wait so many times longer than it would then."""
 WAIT_MIN_S = 1.0
 """And so much longer."""
 TRIED = 8
 """Slots that are tried for one lease: if so many cannot take it, few others can."""
+LEVELS_TRIED = 8
+"""Priorities whose leases are helped at one look: the highest ones."""
 
 
 @dataclass(slots=True)
@@ -30,6 +37,26 @@ class _Urgent:
 
     lease: LiveLease
     wait_s: float
+    own_s: float
+    """How long it would wait if nothing less urgent were before it."""
+
+
+@dataclass(slots=True)
+class _Look:
+    """What there is to see at one moment, and what is to be done."""
+
+    now: Instant
+    free: list[Free]
+    next_up: float
+    """The highest priority of what is queued."""
+    lowest: float
+    """The lowest priority of all that waits."""
+    taken: dict[Slot, dict[LiveLease, float]] = field(default_factory=dict)
+    """Urgent leases that go, by slot, with the seconds that they would wait there."""
+    cleared: dict[LiveLease, None] = field(default_factory=dict)
+    """Less urgent ones that go for the sake of others."""
+    closes: dict[Slot, None] = field(default_factory=dict)
+    is_stuck: bool = False
 
 
 class Inversions:
@@ -45,76 +72,152 @@ class Inversions:
         self._placement, self._expectation, self._limits = placement, expectation, limits
         self._latency_s = latency_s
 
-    def propose(self, busy: Iterable[Slot], now: Instant) -> list[Move]:
-        """At most one move from a slot; the most urgent work first, of that what would wait longest.
-
-        A slot from which something is taken gets nothing more until its test has ended, nor do others that are as long
-        at work: they would get the same again.
-        """
+    def propose(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> Inverted:
+        """The most urgent work is helped first, of that what would wait longest."""
 
         def age_s(slot: Slot) -> float:
             return slot.queued_s + now - slot.head_since
 
         slots = list(busy)
-        late = [slot for slot in slots if len(slot.leases) > 1 and age_s(slot) > WAIT_MIN_S]
-        waiting = [each for slot in nlargest(LOOKED_AT, late, key=age_s) for each in self._waiting(slot, now)]
-        if not waiting:
-            return []
-        free = soonest_free(slots, self._expectation, now)
-        waiting.sort(key=lambda each: (-each.lease.task.priority, -each.wait_s))
-        taken: dict[Slot, dict[LiveLease, Slot]] = {}
-        shortest_s = math.inf
-        for each in waiting:
-            taker = self._taker(each, free)
-            if taker is not None:
-                taken.setdefault(each.lease.slot, {})[each.lease] = taker
-                shortest_s = min(shortest_s, each.wait_s)
-        moves = []
-        for donor, to in taken.items():
+        stocked = [slot for slot in slots if len(slot.leases) > 1]
+        late = [slot for slot in stocked if age_s(slot) > WAIT_MIN_S and slot.worker.is_linked]
+        if not late:
+            return Inverted()
+        late = nlargest(LOOKED_AT, late, key=age_s)
+        waiting = [live.task.priority for slot in late for live in slot.leases.values()]
+        waiting += [next(reversed(slot.leases.values())).task.priority for slot in stocked]
+        look = _Look(
+            now,
+            soonest_free(slots, self._expectation, now),
+            next_up=max((priority for priority, _ in queued.values()), default=math.inf),
+            lowest=min(waiting + [priority for task_class in queued for priority in task_class.run.priorities]),
+        )
+        self._take(late, look)
+        moved: list[LiveLease] = []
+        for donor, waits in look.taken.items():
             head, *others = donor.leases.values()
-            leases = beyond_class(head.task, [(live, live.predicted_s) for live in others if live in to])
+            leases = beyond_class(head.task, [(live, live.predicted_s) for live in others if live in waits])
             if leases:
-                moves.append(Move([live for live, _ in leases], donor, to[leases[0][0]], [donor]))
-        if moves:
+                moved += [live for live, _ in leases]
+                look.closes[donor] = None
+        if moved:
             # The takers start it in less than this.
-            late_s = shortest_s / WAIT_FACTOR
+            late_s = min(wait_s for waits in look.taken.values() for wait_s in waits.values()) / WAIT_FACTOR
             rest_s = self._expectation.head_rest_s
-            long = [slot for slot in slots if len(slot.leases) == 1 and rest_s(slot, now) > late_s]
-            moves[0] = replace(moves[0], closes=[moves[0].donor, *long])
-        return moves
+            look.closes.update((slot, None) for slot in slots if len(slot.leases) == 1 and rest_s(slot, now) > late_s)
+        for task_class, (priority, count) in sorted(queued.items(), key=lambda item: -item[1][0]):
+            # For what reserves something slots run dry as it is.
+            if priority > look.lowest and not task_class.reserves:
+                self._make_room(task_class, priority, count, look)
+        return Inverted([*moved, *look.cleared], list(look.closes), look.is_stuck)
 
-    def _waiting(self, slot: Slot, now: Instant) -> Iterable[_Urgent]:
+    def _take(self, late: Iterable[Slot], look: _Look) -> None:
+        """Find slots for urgent leases that wait for long, or take away what is before them."""
+        urgent = [each for slot in late for each in self._waiting(slot, look)]
+        urgent.sort(key=lambda each: (-each.lease.task.priority, -each.wait_s))
+        helped: set[Slot] = set()
+        for priority, level in islice(groupby(urgent, key=lambda each: each.lease.task.priority), LEVELS_TRIED):
+            in_the_way = {slot: self._in_the_way(slot, priority, look.cleared) for _, _, slot in look.free}
+            begins = [(free_s - _sum(in_the_way[slot]), number, slot) for free_s, number, slot in look.free]
+            heapify(begins)
+            for each in level:
+                live, slot = each.lease, each.lease.slot
+                if slot in helped:
+                    continue
+                taker = self._taker(each, begins, look.next_up)
+                if taker is not None:
+                    look.taken.setdefault(slot, {})[live] = each.wait_s
+                    if in_the_way[taker]:
+                        look.cleared.update((other, None) for other, _ in in_the_way[taker])
+                        # Else the same would come back before the urgent one is there.
+                        look.closes[taker] = None
+                elif _pays(each.wait_s, each.own_s + self._latency_s(slot.worker)):
+                    before = self._in_the_way(slot, priority, look.cleared, live)
+                    look.cleared.update((other, None) for other, _ in before)
+                    helped.add(slot)
+                else:
+                    look.is_stuck = True
+
+    def _waiting(self, slot: Slot, look: _Look) -> Iterable[_Urgent]:
         """What may be taken from this slot and is expected to wait for long."""
-        if not slot.worker.is_linked:
-            return
         _, *others = slot.leases.values()
-        wait_s, worker, mean_s = self._expectation.head_rest_s(slot, now), slot.worker, self._expectation.mean_s
+        wait_s, worker, mean_s = self._expectation.head_rest_s(slot, look.now), slot.worker, self._expectation.mean_s
+        movable_s: dict[int, float] = {}
         for live in others:
-            if wait_s >= WAIT_MIN_S and is_movable(live, self._limits):
-                yield _Urgent(live, wait_s)
-            wait_s += mean_s(worker, live.task)
+            priority, seconds, is_free = live.task.priority, mean_s(worker, live.task), is_movable(live, self._limits)
+            if wait_s >= WAIT_MIN_S and is_free and priority > look.lowest:
+                yield _Urgent(live, wait_s, wait_s - sum(s for low, s in movable_s.items() if low < priority))
+            wait_s += seconds
+            if is_free:
+                movable_s[priority] = movable_s.get(priority, 0.0) + seconds
 
-    def _taker(self, urgent: _Urgent, free: list[Free]) -> Slot | None:
-        """The slot that would start it soonest, if that is clearly sooner and it has less urgent work."""
+    def _taker(self, urgent: _Urgent, begins: list[Free], next_up: float) -> Slot | None:
+        """The slot that would start it soonest, if that is clearly sooner, and instead of less urgent work."""
         live, task, latency_s = urgent.lease, urgent.lease.task, self._latency_s
-        wanted_s = WAIT_MIN_S * MOVED_BEFORE_FACTOR**task.moves
         cost_s = latency_s(live.slot.worker) + task.group.set_up_s
         taker: Slot | None = None
         passed_over: list[Free] = []
-        while free and taker is None and len(passed_over) < TRIED:
-            free_s, number, slot = free[0]
+        while begins and taker is None and len(passed_over) < TRIED:
+            free_s, number, slot = begins[0]
             start_s = free_s + cost_s + latency_s(slot.worker)
-            if WAIT_FACTOR * start_s > urgent.wait_s or start_s + wanted_s > urgent.wait_s:
+            if start_s >= urgent.own_s or not _pays(urgent.wait_s, start_s, task.moves):
                 break
-            heapq.heappop(free)
-            if all(other.task.priority >= task.priority for other in slot.leases.values()):
-                # Nothing there is less urgent; nor is it than what comes after this.
+            heappop(begins)
+            if next_up >= task.priority and all(other.task.priority >= task.priority for other in slot.leases.values()):
+                # Nothing there, nor what would come next, is less urgent; nor is it than what comes after this.
                 continue
             if slot is live.slot or not self._placement.is_eligible(task.task_class, slot.worker):
                 passed_over.append((free_s, number, slot))
                 continue
             taker = slot
-            heapq.heappush(free, (free_s + self._expectation.mean_s(slot.worker, task), number, slot))
+            heappush(begins, (free_s + self._expectation.mean_s(slot.worker, task), number, slot))
         for entry in passed_over:
-            heapq.heappush(free, entry)
+            heappush(begins, entry)
         return taker
+
+    def _make_room(self, task_class: TaskClass, priority: int, count: int, look: _Look) -> None:
+        """Clear slots for queued tasks: by itself a slot takes one when it has begun the last of what it has."""
+        is_eligible = self._placement.is_eligible
+        fitting = [entry for entry in look.free if is_eligible(task_class, entry[2].worker)]
+        waits_s = sorted(free_s for free_s, _, _ in fitting)[:count]
+        if not waits_s or waits_s[-1] < WAIT_MIN_S:
+            return
+        options = []
+        for free_s, number, slot in fitting:
+            leases = self._in_the_way(slot, priority, look.cleared)
+            if leases:
+                options.append((free_s - _sum(leases) + self._latency_s(slot.worker), number, leases))
+        options.sort(key=lambda option: option[:2])
+        # Who would wait longest has most from the slot that is free first.
+        for wait_s, (start_s, _, leases) in zip(reversed(waits_s), options, strict=False):
+            if not _pays(wait_s, start_s):
+                break
+            look.cleared.update((live, None) for live, _ in leases)
+
+    def _in_the_way(
+        self, slot: Slot, priority: int, cleared: Mapping[LiveLease, None], of: LiveLease | None = None
+    ) -> list[tuple[LiveLease, float]]:
+        """What waits in the slot, before ``of``, that is less urgent and may be taken, if that is worth it."""
+        head, *others = slot.leases.values()
+        # A cheap look first.
+        if of is None and (slot.queued_s - head.predicted_s < WAIT_MIN_S or not slot.worker.is_linked):
+            return []
+        found, mean_s = [], self._expectation.mean_s
+        for live in others:
+            if live is of:
+                break
+            if live.task.priority < priority and live not in cleared and is_movable(live, self._limits):
+                found.append((live, mean_s(slot.worker, live.task)))
+        found = beyond_class(head.task, found)
+        wanted_s = WAIT_MIN_S * MOVED_BEFORE_FACTOR ** max((live.task.moves for live, _ in found), default=0)
+        return found if _sum(found) >= wanted_s else []
+
+
+def _pays(wait_s: float, start_s: float, moves: int = 0) -> bool:
+    """True if work that was moved so often is to be moved once more, to start in so many seconds instead."""
+    wanted_s = WAIT_MIN_S * MOVED_BEFORE_FACTOR**moves
+    return WAIT_FACTOR * start_s <= wait_s and start_s + wanted_s <= wait_s
+
+
+def _sum(leases: Iterable[tuple[LiveLease, float]]) -> float:
+    return sum(seconds for _, seconds in leases)

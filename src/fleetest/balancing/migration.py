@@ -63,7 +63,7 @@ class Migration:
             for worker in receivers.workers():
                 tail = self._tail(donor, worker, sharers)
                 if tail:
-                    moves.append(Move(tail, donor.slot, receivers.take(worker), [donor.slot] if donor.is_stuck else ()))
+                    moves.append(Move(tail, donor.slot, receivers.take(worker), donor.is_stuck))
                     break
         return moves
 

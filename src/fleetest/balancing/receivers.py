@@ -30,15 +30,15 @@ def worth_a_look(busy: Iterable[Slot], idle_count: int, now: Instant) -> list[Sl
 
 
 def soonest_free(busy: Iterable[Slot], expectation: Expectation, now: Instant) -> list[Free]:
-    """A heap of busy slots that may be given more, by when they are expected to be done with what they have.
+    """A heap of busy slots by when they are expected to be done with what they have, except for those kept for others.
 
-    In a large fleet those with least queued work and shortest running tests.
+    In a large fleet those with least queued work and shortest running tests. Some may be closed until their tests end.
     """
     slots = nsmallest(LOOKED_AT, busy, key=lambda slot: slot.queued_s + now - slot.head_since)
     free = [
         (expectation.slot_s(slot, now), number, slot)
         for number, slot in enumerate(slots)
-        if not (slot.closed_by or slot.is_held or slot.dry_for or slot.worker.alone)
+        if not (slot.is_held or slot.dry_for or slot.worker.alone)
     ]
     heapify(free)
     return free

@@ -84,6 +84,9 @@ class SchedulingPolicy(Protocol):
     def top_priority(self, task_class: TaskClass) -> int:
         """The highest priority of the queued tasks of the class; that of its run if nothing is queued."""
 
+    def waiting_at(self, task_class: TaskClass, priority: int) -> int:
+        """How many queued tasks of the class have this priority."""
+
     def has_work(self, worker: Worker) -> bool:
         """True if anything is queued that could run on this worker if everything were free."""
 
@@ -98,8 +101,20 @@ class Move:
     leases: Sequence[LiveLease]
     donor: Slot
     receiver: Slot
+    closes_donor: bool = False
+    """Nothing is put behind its running test any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inverted:
+    """What stands in the way of urgent work."""
+
+    leases: Sequence[LiveLease] = ()
+    """To be taken from their slots, before they start: others come first there, or serve them sooner."""
     closes: Sequence[Slot] = ()
     """Nothing is put behind the running tests of these slots any more."""
+    is_stuck: bool = False
+    """Urgent leases wait on for long, because nothing can be done for them now: soon something may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +209,10 @@ class BalancingPolicy(Protocol):
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         """Moves from busy to idle slots, at most one per slot on either side; and hedges, one per idle slot."""
 
-    def inversions(self, busy: Iterable[Slot], now: Instant) -> Sequence[Move]:
-        """Moves of urgent work that waits for long to busy slots that go on with what is less urgent.
+    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> Inverted:
+        """Asked, also while no slot is idle, when there is work of several priorities.
 
-        At most one per donor. Asked, also while no slot is idle, when there is work of several priorities.
+        ``queued``: of each class with queued tasks the highest priority, and how many have it.
         """
 
     def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:

@@ -11,9 +11,9 @@ from fleetest.core.asking_back import ask_back
 from fleetest.core.attempt_handling import AttemptHandling
 from fleetest.core.cluster import Cluster
 from fleetest.core.dispatch import Dispatch
-from fleetest.core.entities import Slot
+from fleetest.core.entities import LiveLease, Slot, TaskClass, Worker
 from fleetest.core.hedging import may_hedge
-from fleetest.core.policies import Hedge, Move
+from fleetest.core.policies import Hedge, Inverted, Move
 
 LOOK_S = 0.2
 LOOK_MAX_S = 1.6
@@ -37,6 +37,8 @@ class Rebalancing:
         self._interval_s = LOOK_S
         self._looked_at = -LOOK_AGAIN_S
         self._is_due = False
+        self._is_stuck = False
+        """Urgent leases wait for long, and nothing helped them at the last look."""
 
     def due(self) -> None:
         """The time to look has come; what else is due now comes first."""
@@ -75,12 +77,13 @@ class Rebalancing:
         # One after the other, so that the next one knows what has been moved and hedged.
         moves_and_hedges = balancing.propose(idle, busy, now) if idle else ()
         is_granted = self._carry_out(moves_and_hedges)
-        moves = balancing.inversions(busy, now) if cluster.has_priorities else ()
-        self._carry_out(moves)
+        inverted = balancing.inversions(busy, now, self._queued()) if cluster.has_priorities else Inverted()
+        self._set_right(inverted)
+        self._is_stuck = inverted.is_stuck
         hedges = balancing.early_hedges(busy, now)
         is_granted |= self._carry_out(hedges)
         is_granted |= self._hedge_unanswered(idle)
-        is_useful = moves_and_hedges or moves or hedges or not self._dispatch.has_empty_slots
+        is_useful = moves_and_hedges or inverted.leases or hedges or not self._dispatch.has_empty_slots
         self._interval_s = LOOK_S if is_useful else min(LOOK_MAX_S, 2 * self._interval_s)
         cluster.deadlines.set(_LOOK, cluster.now + self._pause_s())
         return is_granted
@@ -95,29 +98,43 @@ class Rebalancing:
                 self._move(proposal)
         return is_granted
 
+    def _queued(self) -> dict[TaskClass, tuple[int, int]]:
+        """Of each class with queued tasks the highest priority, and how many have it."""
+        scheduling = self._cluster.scheduling
+        top = {task_class: scheduling.top_priority(task_class) for task_class in scheduling.waiting_classes()}
+        return {each: (priority, scheduling.waiting_at(each, priority)) for each, priority in top.items()}
+
     def _pause_s(self) -> float:
         """Until the next look."""
         if self._dispatch.has_empty_slots:
             return self._interval_s
-        return max(LOOK_BUSY_S, LOOK_AGAIN_PER_SLOT_S * len(self._cluster.busy))
+        return max(LOOK_S if self._is_stuck else LOOK_BUSY_S, LOOK_AGAIN_PER_SLOT_S * len(self._cluster.busy))
 
     def _move(self, move: Move) -> None:
-        donor, moves_max = move.donor, self._cluster.limits.moves_max
-        leases = [
-            live
-            for live in move.leases
-            if live.lease_id in donor.leases
-            and not live.is_started
-            and not live.is_revoked
-            and live.task.moves < moves_max
-        ]
-        if not leases or not donor.worker.is_linked:
-            return
+        if self._take(move.leases) and move.closes_donor:
+            _close([move.donor])
+
+    def _set_right(self, inverted: Inverted) -> None:
+        self._take(inverted.leases)
+        _close(inverted.closes)
+
+    def _take(self, leases: Iterable[LiveLease]) -> bool:
+        """Ask back those that may move. False if there is none."""
+        cluster = self._cluster
+        asked: dict[Worker, list[LiveLease]] = {}
         for live in leases:
-            live.task.moves += 1
-        ask_back(self._cluster, donor.worker, leases)
-        for slot in move.closes:
-            slot.closed_by = slot.closed_by or slot.head()
+            if (
+                live.lease_id in cluster.leases
+                and not live.is_started
+                and not live.is_revoked
+                and live.task.moves < cluster.limits.moves_max
+                and live.slot.worker.is_linked
+            ):
+                live.task.moves += 1
+                asked.setdefault(live.slot.worker, []).append(live)
+        for worker, own in asked.items():
+            ask_back(cluster, worker, own)
+        return bool(asked)
 
     def _hedge(self, hedge: Hedge) -> bool:
         live, slot = hedge.lease, hedge.receiver
@@ -143,3 +160,9 @@ class Rebalancing:
         for slot in [slot for slot in idle if not slot.leases] if overdue else ():
             is_granted |= any(self._hedge(Hedge(live, slot)) for live in overdue)
         return is_granted
+
+
+def _close(slots: Iterable[Slot]) -> None:
+    """Put nothing more behind the first tests of these slots."""
+    for slot in slots:
+        slot.closed_by = slot.closed_by or slot.head()

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from fleetest.core.invariants import check
+from fleetest.core.lifecycle import TaskState
 from fleetest.core.model import Capabilities, Limits, RunId, TaskId, TaskSpec, Verdict
 from fleetest.core.policies import SchedulingPolicy
 from fleetest.core.requirements import parse_options
@@ -68,6 +69,19 @@ class SchedulerConformance:
         finished_at = cluster.runs[RunId("run")].finished_at
         assert finished_at is not None
         assert finished_at < 1.3 * 40 * 1.0 / 4
+
+    def test_it_counts_what_is_queued_with_the_highest_priority(self) -> None:
+        cluster = plain_fleet(self.make(), workers=2, slots=1)
+        cluster.submit("run", [TaskSpec(TaskId(f"t{n}"), group=f"g{n % 7}", priority=n % 3) for n in range(30)])
+        state, counts = cluster.state.cluster, set()
+        while not cluster.is_over:
+            cluster.clock.step()
+            for task_class in state.scheduling.waiting_classes():
+                queued = [task.priority for task in task_class.run.tasks.values() if task.state is TaskState.QUEUED]
+                top = state.scheduling.top_priority(task_class)
+                assert (top, state.scheduling.waiting_at(task_class, top)) == (max(queued), queued.count(max(queued)))
+                counts.add(top)
+        assert counts == {0, 1, 2}
 
 
 def plain_fleet(policy: SchedulingPolicy, workers: int, slots: int) -> SimulatedCluster:
