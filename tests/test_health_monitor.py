@@ -7,7 +7,9 @@ with pytest.
 from __future__ import annotations
 
 import math
+import tempfile
 import unittest
+from pathlib import Path
 
 from support.command_line import run_file
 from support.machines import CPU
@@ -18,7 +20,8 @@ from fleetest.core.alerts import Cause
 from fleetest.core.model import Limits, Verdict, WorkerId
 from fleetest.core.policies import Health, HealthChange
 from fleetest.health_monitor import ADAPTED_MAX, HealthMonitor
-from fleetest.testing.scripted_cluster import task
+from fleetest.storage.memory_file import MemoryFile
+from fleetest.testing.scripted_cluster import ScriptedCluster, task
 
 W = WorkerId("w")
 INTERVAL_S = 5.0
@@ -415,6 +418,25 @@ class TrustTests(WatchedFleet):
         self.cluster.join("w", 2, CPU, session="s3")
         self.assertEqual(self.state("w"), "probation")
         self.assertIn("flapping", self.lasting("w"))
+
+    def test_a_quarantine_outlives_the_coordinator(self):
+        """It is in ``fleet.json``, and the next coordinator gives the worker nothing until its time is over."""
+        self.break_circuit()
+        self.cluster.wait(20.0)
+        with tempfile.TemporaryDirectory() as name:
+            file = MemoryFile(Path(name))
+            file.save(self.cluster.state.remember())
+            known = file.load()
+        self.cluster = ScriptedCluster(self.limits, epoch=2)
+        self.cluster.now = 20.0
+        self.cluster.apply(events.MemoryRecalled(known))
+        self.join({"w": CPU}, slots=3)
+        self.submit_prepared(*(task(f"t{number}", expected_s=0.01) for number in range(20)))
+        self.assertEqual((self.state("w"), self.running()), ("quarantined", {}))
+        self.cluster.wait(39.999)
+        self.assertEqual((self.state("w"), self.running()), ("quarantined", {}))
+        self.cluster.wait(0.001)
+        self.assertEqual((self.state("w"), len(self.running())), ("probation", 1))
 
     def test_losses_far_apart_are_no_flapping(self):
         """A link may break once in a while."""

@@ -351,6 +351,65 @@ class HedgingTests(BalancerCase):
         self.cluster.wait(600.0)
         self.assertEqual(len(self.cluster.all(commands.GrantLeases)), 1)
 
+    def test_a_test_that_alone_decides_the_end_is_hedged_before_any_slot_is_idle(self):
+        """It was begun on a machine that turns out to be slow: its second attempt comes behind another one's work."""
+        self.join(dict.fromkeys(("slow", "usual", "third", "fourth"), CPU))
+        self.cluster.submit(
+            task("long", expected_s=100.0), *(task(f"{number}", expected_s=1.0) for number in range(60)), ready=False
+        )
+        for name in ("slow", "usual"):
+            self.cluster.ready(name)
+        self.start_running()
+        self.assertEqual(self.running()["long"], "slow")
+        for _ in range(60):
+            for worker in self.workers():
+                slowness = 2.0 if worker.worker_id == "slow" else 1.0
+                self.balancer.finished(worker, 1.0, slowness, True, self.task("long").task_class)
+        self.cluster.wait(1.0)
+        self.assertEqual(self.cluster.worker_of("long"), "usual")
+        self.assertNotIn("usual", {w for name, w in self.running().items() if name == "long"}, "it waits its turn")
+        self.cluster.finish(*(live.task.task_id for live in self.worker("usual").slots[0].leases.values()))
+        self.assertEqual(self.cluster.verdicts()["long"], Verdict.PASSED)
+        self.assertEqual(len(self.cluster.all(commands.KillLeases)), 1)
+
+
+class PriorityInversionTests(BalancerCase):
+    """Urgent work does not wait for long while others go on with what is less urgent."""
+
+    def asked_back(self) -> list[str]:
+        names = {
+            lease.lease_id: lease.task_id for grant in self.cluster.all(commands.GrantLeases) for lease in grant.leases
+        }
+        return [names[lease] for revoke in self.cluster.all(commands.RevokeLeases) for lease in revoke.lease_ids]
+
+    def test_an_urgent_test_does_not_wait_behind_a_long_one(self):
+        """It goes to the other worker, which is busy too, but with short tests that are less urgent."""
+        self.join({"busy": CPU, "other": CPU})
+        self.cluster.submit(
+            task("long", expected_s=60.0, priority=10),
+            task("urgent", expected_s=0.3, priority=5),
+            *(task(f"low-{number}", expected_s=0.3) for number in range(20)),
+        )
+        self.start_running()
+        self.assertEqual(self.cluster.worker_of("urgent"), "busy")
+        self.cluster.wait(1.0)
+        self.assertEqual(self.asked_back(), ["urgent"])
+        self.cluster.give_back("urgent")
+        self.cluster.finish("low-0", duration_s=0.3)
+        self.assertEqual(self.cluster.worker_of("urgent"), "other")
+
+    def test_a_long_test_that_has_not_begun_gives_way(self):
+        """The urgent one comes when each worker has a test running and a long one next."""
+        self.join({"w": CPU})
+        self.cluster.submit(task("first", expected_s=1.5, priority=1), task("long", expected_s=60.0), run="low")
+        self.start_running()
+        self.cluster.submit(task("urgent", expected_s=0.3, priority=5))
+        self.assertNotIn("urgent", self.cluster.leases)
+        self.cluster.wait(1.0)
+        self.assertEqual(self.asked_back(), ["long"])
+        self.cluster.give_back("long")
+        self.assertEqual(self.cluster.worker_of("urgent"), "w")
+
 
 class PerformanceBasedTests(BalancerCase):
     """The history of durations and failures per worker counts."""

@@ -203,6 +203,27 @@ class RicherRequirementTests(PolicyCase):
         self.assertEqual(self.cluster.verdicts(), {"pair": Verdict.PASSED})
 
 
+class MissingWorkerTests(PolicyCase):
+    """Work that no known worker can do is told at once, and waited for as long as its run wants."""
+
+    def test_a_worker_that_cannot_execute_a_suite_counts_for_the_other_suites_only(self):
+        """The GPU worker lacks what one of two suites needs: only the GPU test of that one has nobody."""
+        self.join({"cpu": CPU, "cuda": CUDA})
+        run = RunId("two suites")
+        self.cluster.apply(events.RunSubmitted(run, ("able", "unable"), wait_for_workers_s=60.0))
+        for worker, suite in (("cpu", "able"), ("cpu", "unable"), ("cuda", "able")):
+            self.cluster.apply(events.SuiteReady(WorkerId(worker), run, suite))
+        self.cluster.apply(events.SuiteUnavailable(WorkerId("cuda"), run, "unable", "no such directory"))
+        for suite in ("able", "unable"):
+            gpu_test = dataclasses.replace(task(f"{suite}-gpu", requirements=needs(gpus=1)), suite=suite)
+            self.cluster.apply(events.SuitePlanned(run, suite, [gpu_test]))
+        (notice,) = self.cluster.all(commands.PublishNotice)
+        self.assertTrue(notice.text.startswith("1 test waits for a worker with gpus 1"), notice.text)
+        self.cluster.finish("able-gpu")
+        self.cluster.wait(60.0)
+        self.assertEqual(self.cluster.verdicts(run), {"able-gpu": Verdict.PASSED, "unable-gpu": Verdict.NOT_RUN})
+
+
 class AgeingTests(PolicyCase):
     """Nothing starves."""
 
@@ -244,6 +265,19 @@ class PrioritySchedulingTests(PolicyCase):
         self.cluster.submit(task("b", expected_s=10.0), run="urgent", priority=1)
         order = [name for _, name in self.work_off()]
         self.assertLess(order.index("b"), 3, "only what is leased already is ahead of it")
+
+    def test_the_priority_of_a_test_counts_against_one_for_several_machines(self):
+        """What is urgent in a run of equal priority comes before the pair."""
+        self.join({"w1": CPU, "w2": CPU})
+        self.cluster.submit(*(task(name, group=name, expected_s=5.0) for name in ("x", "y")), run="first")
+        self.cluster.start("x", "y")
+        self.cluster.submit(task("pair", requirements=needs(workers=2)), run="pair")
+        self.cluster.submit(*(task(name, group=name, priority=5, expected_s=5.0) for name in ("u", "v")), run="urgent")
+        self.cluster.finish("x", "y", duration_s=5.0)
+        self.assertLess({"u", "v"}, self.cluster.leases.keys())
+        self.assertNotIn("pair", self.cluster.leases)
+        self.cluster.finish("u", "v", duration_s=5.0)
+        self.assertEqual(set(self.running()), {"pair"})
 
     def test_the_longest_expected_work_starts_first(self):
         """Of equal priority, so that nothing long is left for the end."""

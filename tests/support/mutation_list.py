@@ -121,6 +121,25 @@ def _mutations() -> tuple[Mutation, ...]:
         "and now - level.served_at >= 1e9",
     )
 
+    of(
+        scheduler,
+        "several machines",
+        "PrioritySchedulingTests.test_the_priority_of_a_test_counts_against_one_for_several_machines",
+        "a test's own priority counts for nothing against gangs",
+        "core/gangs.py",
+        "(other, scheduling.top_priority(other))",
+        "(other, other.run.priority)",
+    )
+    of(
+        scheduler,
+        "missing workers",
+        "MissingWorkerTests.test_a_worker_that_cannot_execute_a_suite_counts_for_the_other_suites_only",
+        "who cannot execute a suite counts for it all the same",
+        "core/missing_workers.py",
+        "count += workers - suite.unable.get(capability_kind, 0)",
+        "count += workers",
+    )
+
     # Health monitor
     health = "test_health_monitor.py"
     of(
@@ -159,6 +178,16 @@ def _mutations() -> tuple[Mutation, ...]:
         "health_monitor/trust.py",
         'self._open(record, f"failed again on probation: {reason}", now)',
         "pass",
+    )
+
+    of(
+        health,
+        "memory",
+        "TrustTests.test_a_quarantine_outlives_the_coordinator",
+        "quarantines end with the coordinator",
+        "core/remembering.py",
+        "tuple(cluster.health.records()),",
+        "(),",
     )
 
     # Load balancer
@@ -216,6 +245,33 @@ def _mutations() -> tuple[Mutation, ...]:
         "core/hedging.py",
         "        task.spec.hedge\n",
         "        True\n",
+    )
+    of(
+        balancer,
+        "early hedges",
+        "HedgingTests.test_a_test_that_alone_decides_the_end_is_hedged_before_any_slot_is_idle",
+        "nothing is hedged before a slot is idle",
+        "balancing/hedging.py",
+        "EARLY_GAIN_SHARE = 0.05",
+        "EARLY_GAIN_SHARE = 1e9",
+    )
+    of(
+        balancer,
+        "priority inversions",
+        "PriorityInversionTests.test_an_urgent_test_does_not_wait_behind_a_long_one",
+        "urgent work waits wherever it is",
+        "balancing/inversions.py",
+        "WAIT_FACTOR = 2.0",
+        "WAIT_FACTOR = 1e9",
+    )
+    of(
+        balancer,
+        "giving way",
+        "PriorityInversionTests.test_a_long_test_that_has_not_begun_gives_way",
+        "what has not begun never gives way",
+        "balancing/inversions.py",
+        "return found if _sum(found) >= wanted_s else []",
+        "return []",
     )
     of(
         balancer,
