@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fleetest.balancing.early_moves import EarlyMoves
 from fleetest.balancing.expectation import Expectation, kind_of
 from fleetest.balancing.hedging import Hedging, count_hedges
 from fleetest.balancing.inversions import Inversions
@@ -20,7 +21,7 @@ from fleetest.balancing.speeds import WorkerSpeeds
 from fleetest.core.entities import Slot, Task, TaskClass, Worker
 from fleetest.core.model import Instant, Limits, WorkerId
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Hedge, Inverted, Move, Score, Standing
+from fleetest.core.policies import Hedge, Move, Score, Standing, TakeBack
 
 RELIABILITY_GAIN = 0.1
 """A finished execution takes back this part of what is missing to full reliability."""
@@ -62,6 +63,7 @@ class LoadBalancer:
         self._expectation = Expectation(self._speeds, predict_s)
         self._migration = Migration(placement, self._expectation, limits, self.turnaround_s)
         self._inversions = Inversions(placement, self._expectation, limits, self.turnaround_s)
+        self._early_moves = EarlyMoves(placement, self._expectation, limits, self.turnaround_s)
         self._hedging = Hedging(placement, self._expectation, self.turnaround_s)
 
     # What is known of workers ------------------------------------------------------------------------------------
@@ -191,8 +193,11 @@ class LoadBalancer:
             return [*moves, *self._hedging.propose(receivers, slots, now, count_hedges(busy))]
         return moves
 
-    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> Inverted:
+    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> TakeBack:
         return self._inversions.propose(busy, now, queued)
+
+    def early_moves(self, busy: Iterable[Slot], now: Instant) -> TakeBack:
+        return self._early_moves.propose(busy, now)
 
     def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:
         return self._hedging.propose_early(busy, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from fleetest.balancing.expectation import Expectation
-from fleetest.balancing.receivers import TRIED_PER_KIND, Free, Receivers, soonest_free
+from fleetest.balancing.receivers import TRIED_PER_KIND, Free, Receivers, ideal_s, soonest_free
 from fleetest.core.entities import LiveLease, Slot, Task, Worker
 from fleetest.core.hedging import may_hedge
 from fleetest.core.lifecycle import WorkerState
@@ -72,18 +72,17 @@ class Hedging:
         """
         slots = list(busy)
         heads = [head for slot in slots if (head := slot.head()) is not None]
-        left_s = sum(run.left_s for run in dict.fromkeys(head.task.run for head in heads))
-        ideal_s = left_s / max(1, self._placement.accepting_slots)
+        ideal = ideal_s(slots, self._placement)
         late: list[tuple[float, LiveLease]] = []
         for head in heads:
             elapsed_s = now - head.slot.head_since
             # A cheap look first: nearly all tests are short, beside what is left.
-            if LATE_FACTOR_MAX * max(head.typical_s, elapsed_s) < ideal_s or not may_hedge(head):
+            if LATE_FACTOR_MAX * max(head.typical_s, elapsed_s) < ideal or not may_hedge(head):
                 continue
             # What is only late, of a test that nobody knows, would be as late elsewhere.
             if head.is_started and head.task.spec.expected_s is not None and not head.task.task_class.reserves:
                 rest_s = self._expectation.rest_s(head, elapsed_s)
-                if rest_s > ideal_s + HEDGE_MIN_S:
+                if rest_s > ideal + HEDGE_MIN_S:
                     late.append((rest_s, head))
         if not late:
             return []
@@ -94,12 +93,12 @@ class Hedging:
         for rest_s, live in late:
             if len(hedges) >= room:
                 break
-            receiver = self._early_receiver(live, rest_s, ideal_s, free)
+            receiver = self._early_receiver(live, rest_s, ideal, free)
             if receiver is not None:
                 hedges.append(Hedge(live, receiver))
         return hedges
 
-    def _early_receiver(self, live: LiveLease, rest_s: float, ideal_s: float, free: list[Free]) -> Slot | None:
+    def _early_receiver(self, live: LiveLease, rest_s: float, ideal: float, free: list[Free]) -> Slot | None:
         """The slot that is expected to end it soonest, if that is worth a hedge now."""
         best: tuple[float, float, Slot] | None = None
         tried = 0
@@ -118,8 +117,8 @@ class Hedging:
         if best is None:
             return None
         end_s, fresh_s, receiver = best
-        later_s = min(rest_s, ideal_s + fresh_s)
-        gain_s = later_s - max(end_s, ideal_s)
+        later_s = min(rest_s, ideal + fresh_s)
+        gain_s = later_s - max(end_s, ideal)
         if gain_s < max(HEDGE_MIN_S, EARLY_GAIN_SHARE * later_s):
             return None
         free[:] = [entry for entry in free if entry[2] is not receiver]

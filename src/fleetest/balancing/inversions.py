@@ -19,7 +19,7 @@ from fleetest.balancing.receivers import LOOKED_AT, Free, soonest_free
 from fleetest.core.entities import LiveLease, Slot, TaskClass, Worker
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Inverted
+from fleetest.core.policies import TakeBack
 
 WAIT_FACTOR = 2.0
 """Leases are taken back for urgent work only if it is expected to wait so many times longer than it would then."""
@@ -72,7 +72,7 @@ class Inversions:
         self._placement, self._expectation, self._limits = placement, expectation, limits
         self._latency_s = latency_s
 
-    def propose(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> Inverted:
+    def propose(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> TakeBack:
         """The most urgent work is helped first, of that what would wait longest."""
 
         def age_s(slot: Slot) -> float:
@@ -82,7 +82,7 @@ class Inversions:
         stocked = [slot for slot in slots if len(slot.leases) > 1]
         late = [slot for slot in stocked if age_s(slot) > WAIT_MIN_S and slot.worker.is_linked]
         if not late:
-            return Inverted()
+            return TakeBack()
         late = nlargest(LOOKED_AT, late, key=age_s)
         waiting = [live.task.priority for slot in late for live in slot.leases.values()]
         waiting += [next(reversed(slot.leases.values())).task.priority for slot in stocked]
@@ -109,7 +109,7 @@ class Inversions:
             # For what reserves something slots run dry as it is.
             if priority > look.lowest and not task_class.reserves:
                 self._make_room(task_class, priority, count, look)
-        return Inverted([*moved, *look.cleared], list(look.closes), look.is_stuck)
+        return TakeBack([*moved, *look.cleared], list(look.closes), look.is_stuck)
 
     def _take(self, late: Iterable[Slot], look: _Look) -> None:
         """Find slots for urgent leases that wait for long, or take away what is before them."""

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from fleetest.balancing.expectation import Expectation
 from fleetest.core.entities import Slot, Worker
 from fleetest.core.model import Instant
+from fleetest.core.placement import Placement
 
 Free: TypeAlias = "tuple[float, int, Slot]"
 """In how many seconds the slot is expected to have done all that it holds; a number that makes entries unequal."""
@@ -27,6 +28,12 @@ def worth_a_look(busy: Iterable[Slot], idle_count: int, now: Instant) -> list[Sl
     if len(slots) <= count:
         return slots
     return nlargest(count, slots, key=lambda slot: (not slot.worker.accepts, slot.queued_s + now - slot.head_since))
+
+
+def ideal_s(busy: Iterable[Slot], placement: Placement) -> float:
+    """Seconds until all that is left of the runs under way is done, if it is shared evenly."""
+    runs = dict.fromkeys(head.task.run for slot in busy if (head := slot.head()) is not None)
+    return sum(run.left_s for run in runs) / max(1, placement.accepting_slots)
 
 
 def soonest_free(busy: Iterable[Slot], expectation: Expectation, now: Instant) -> list[Free]:

@@ -8,7 +8,7 @@ from fleetest.balancing.receivers import Receivers
 from fleetest.core.entities import Slot, Task, TaskClass, Worker
 from fleetest.core.model import Instant, Limits, WorkerId
 from fleetest.core.placement import Placement
-from fleetest.core.policies import Hedge, Inverted, Move, Score, Standing
+from fleetest.core.policies import Hedge, Move, Score, Standing, TakeBack
 
 
 class RoundRobin:
@@ -67,8 +67,11 @@ class RoundRobin:
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         return ()
 
-    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> Inverted:
-        return Inverted()
+    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> TakeBack:
+        return TakeBack()
+
+    def early_moves(self, busy: Iterable[Slot], now: Instant) -> TakeBack:
+        return TakeBack()
 
     def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:
         return ()

@@ -106,11 +106,13 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Inverted:
-    """What stands in the way of urgent work."""
+class TakeBack:
+    """What is to go from busy slots, to whichever has room next: more urgent work comes first there, or others serve it
+    sooner.
+    """
 
     leases: Sequence[LiveLease] = ()
-    """To be taken from their slots, before they start: others come first there, or serve them sooner."""
+    """To be taken from their slots before they start."""
     closes: Sequence[Slot] = ()
     """Nothing is put behind the running tests of these slots any more."""
     is_stuck: bool = False
@@ -209,11 +211,14 @@ class BalancingPolicy(Protocol):
     def propose(self, idle: Collection[Slot], busy: Iterable[Slot], now: Instant) -> Sequence[Move | Hedge]:
         """Moves from busy to idle slots, at most one per slot on either side; and hedges, one per idle slot."""
 
-    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> Inverted:
+    def inversions(self, busy: Iterable[Slot], now: Instant, queued: Mapping[TaskClass, tuple[int, int]]) -> TakeBack:
         """Asked, also while no slot is idle, when there is work of several priorities.
 
         ``queued``: of each class with queued tasks the highest priority, and how many have it.
         """
+
+    def early_moves(self, busy: Iterable[Slot], now: Instant) -> TakeBack:
+        """What would begin long after everything else has ended. Asked also while no slot is idle."""
 
     def early_hedges(self, busy: Iterable[Slot], now: Instant) -> Sequence[Hedge]:
         """Of tests that would end long after everything else. Asked also while no slot is idle."""

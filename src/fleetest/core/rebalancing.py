@@ -13,7 +13,7 @@ from fleetest.core.cluster import Cluster
 from fleetest.core.dispatch import Dispatch
 from fleetest.core.entities import LiveLease, Slot, TaskClass, Worker
 from fleetest.core.hedging import may_hedge
-from fleetest.core.policies import Hedge, Inverted, Move
+from fleetest.core.policies import Hedge, Move, TakeBack
 
 LOOK_S = 0.2
 LOOK_MAX_S = 1.6
@@ -29,7 +29,7 @@ _LOOK = ("balance",)
 class Rebalancing:
     """Looks when a slot has just become idle, and again from time to time while others have work.
 
-    Also while no slot is idle: for hedges that must not wait for one, and where there is work of several priorities.
+    Also while no slot is idle: for what must not wait for one, and where there is work of several priorities.
     """
 
     def __init__(self, cluster: Cluster, attempts: AttemptHandling, dispatch: Dispatch) -> None:
@@ -51,7 +51,9 @@ class Rebalancing:
         has_waiting = len(cluster.leases) > len(cluster.busy)
         # A worker alone has nobody to hedge on.
         has_others = len(cluster.workers) > 1 and bool(cluster.busy)
-        if not has_others and not (has_waiting and (self._dispatch.has_empty_slots or cluster.has_priorities)):
+        # In one slot alone only what is more urgent could go before the rest.
+        is_of_use = self._dispatch.has_empty_slots or cluster.has_priorities or len(cluster.busy) > 1
+        if not has_others and not (has_waiting and is_of_use):
             cluster.deadlines.cancel(_LOOK)
             return False
         if has_waiting and self._dispatch.left_empty:
@@ -77,13 +79,15 @@ class Rebalancing:
         # One after the other, so that the next one knows what has been moved and hedged.
         moves_and_hedges = balancing.propose(idle, busy, now) if idle else ()
         is_granted = self._carry_out(moves_and_hedges)
-        inverted = balancing.inversions(busy, now, self._queued()) if cluster.has_priorities else Inverted()
-        self._set_right(inverted)
+        inverted = balancing.inversions(busy, now, self._queued()) if cluster.has_priorities else TakeBack()
+        self._take_back(inverted)
         self._is_stuck = inverted.is_stuck
+        moved = balancing.early_moves(busy, now)
+        self._take_back(moved)
         hedges = balancing.early_hedges(busy, now)
         is_granted |= self._carry_out(hedges)
         is_granted |= self._hedge_unanswered(idle)
-        is_useful = moves_and_hedges or inverted.leases or hedges or not self._dispatch.has_empty_slots
+        is_useful = moves_and_hedges or inverted.leases or moved.leases or hedges or not self._dispatch.has_empty_slots
         self._interval_s = LOOK_S if is_useful else min(LOOK_MAX_S, 2 * self._interval_s)
         cluster.deadlines.set(_LOOK, cluster.now + self._pause_s())
         return is_granted
@@ -114,9 +118,9 @@ class Rebalancing:
         if self._take(move.leases) and move.closes_donor:
             _close([move.donor])
 
-    def _set_right(self, inverted: Inverted) -> None:
-        self._take(inverted.leases)
-        _close(inverted.closes)
+    def _take_back(self, proposal: TakeBack) -> None:
+        self._take(proposal.leases)
+        _close(proposal.closes)
 
     def _take(self, leases: Iterable[LiveLease]) -> bool:
         """Ask back those that may move. False if there is none."""
