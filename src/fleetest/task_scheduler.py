@@ -134,7 +134,7 @@ class TaskScheduler:
         return next((level.priority for level in levels if level.count), task_class.run.priority)
 
     def waiting_at(self, task_class: TaskClass, priority: int) -> int:
-        line = self._lines.get(task_class.base)
+        line = self._lines.get(task_class)
         levels = line.levels if line is not None else ()
         # A level also has the tasks of the line that avoid some workers.
         return min(self.waiting(task_class), sum(level.count for level in levels if level.priority == priority))

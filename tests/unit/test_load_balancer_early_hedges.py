@@ -6,6 +6,7 @@ import pytest
 
 from fleetest.balancing.migration import is_movable
 from fleetest.core import commands, events
+from fleetest.core.asking_back import part_suspect
 from fleetest.core.model import Capabilities, Limits, Requirements, Verdict
 from fleetest.core.requirements import parse_options
 from fleetest.testing.scripted_cluster import RUN, ScriptedCluster, task
@@ -205,3 +206,19 @@ def test_a_worker_without_a_link_is_asked_when_it_is_back(cluster):
     assert asked_back(cluster) == []
     cluster.join("other", held=[live.lease_id for live in second.slot.leases.values()])
     assert asked_back(cluster) == ["long"]
+
+
+def test_a_slot_stays_closed_until_the_last_of_several_suspects_has_gone(cluster):
+    cluster.join("w")
+    cluster.submit(*(task(f"{number}", group=f"{number}", expected_s=0.01) for number in range(99)))
+    cluster.start("0")
+    (slot,) = cluster.state.cluster.workers["w"].slots
+    first, *others, last = slot.leases.values()
+    first.task.losses = last.task.losses = 1
+    part_suspect(cluster.state.cluster, slot)
+    assert others
+    assert all(live.is_revoked for live in (*others, last))
+    # None of them is given back: they had begun before their worker heard of that.
+    for live in (first, *others):
+        cluster.report(live, "w")
+    assert list(slot.leases.values()) == [last]

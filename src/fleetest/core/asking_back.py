@@ -23,10 +23,12 @@ def part_suspect(cluster: Cluster, slot: Slot) -> None:
     That is where it would be if it had been a suspect when it was granted.
     """
     worker, leases = slot.worker, list(slot.leases.values())
-    place = next((place for place, live in enumerate(leases) if live.task.is_suspect), None)
-    if place is None or not worker.is_linked:
+    places = [place for place, live in enumerate(leases) if live.task.is_suspect]
+    if not places or not worker.is_linked:
         return
-    asked = [live for live in leases[max(1, place) :] if not (live.is_started or live.is_revoked or live.kill_reason)]
+    waiting = leases[max(1, places[0]) :]
+    asked = [live for live in waiting if not (live.is_started or live.is_revoked or live.kill_reason)]
     if asked:
         ask_back(cluster, worker, asked)
-        slot.closed_by = leases[place]
+    if waiting:
+        slot.closed_by = leases[places[-1]]
