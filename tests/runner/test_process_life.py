@@ -18,7 +18,7 @@ def test_base_temporary_directories(start: Any, verdicts: Any, tmp_path: Path, a
         assert verdicts(queue.run(0)) == {0: "passed"}
         queue.end()
     program.finish()
-    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["popen-gw0", "popen-gw1"]
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == [".fleetest-run", "popen-gw0", "popen-gw1"]
     assert (tmp_path / "base" / "popen-gw1" / "mark").exists()
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from . import after_fork, fork_safety, variant
+from . import after_fork, basetemp, fork_safety, variant
 from .collection import Collection, report_lines
 from .fleet_options import add_unknown_options, add_unknown_settings, register_marks
 from .frames import PeerGone
@@ -222,6 +222,8 @@ class SessionPlugin:
 
     def _send_collected(self, session: Any, collection: Collection, reason: Optional[str]) -> None:
         factory = getattr(session.config, "_tmp_path_factory", None)
+        if self._is_template:
+            basetemp.share_basetemp(session.config, self._start["run_uid"])
         self.send(
             {
                 "type": "collected",
