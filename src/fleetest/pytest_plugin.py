@@ -246,11 +246,9 @@ def _spare_what_stays() -> None:
     Nothing of a conftest or of a configured plugin is among it: what those leave open is still closed when the process
     ends.
     """
-    import gc
+    from fleetest.processes.sparing import spare_what_is_loaded
 
-    # Not every implementation has it.
-    if hasattr(gc, "freeze"):
-        gc.freeze()
+    spare_what_is_loaded()
 
 
 class _WorkerFixtures:

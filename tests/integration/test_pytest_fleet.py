@@ -515,3 +515,19 @@ def test_only_the_program_spares_what_stays_and_what_a_conftest_leaves_open_is_w
     assert int(spared) > 10_000 if form == "program" else spared == "0"
     assert is_enabled == str(form == "library")
     assert (pytester.path / "log").read_text() == "from a cycle"
+
+
+def test_hypothesis_finds_the_random_numbers_of_a_trio_that_was_loaded_before(pytester: pytest.Pytester) -> None:
+    """It asks the collector, and warns of what that passes over: with ``-W error`` no run would begin."""
+    make_suite(
+        pytester,
+        {
+            # What trio does as a plugin of Hypothesis.
+            "trio.py": "import random\nNUMBERS = random.Random()\n",
+            "conftest.py": "import hypothesis, trio\nhypothesis.register_random(trio.NUMBERS)\n",
+            "test_it.py": "def test_it(): pass",
+        },
+    )
+    for fleet in ("--fleet=no", "--fleet=1"):
+        result = pytester.runpytest_subprocess("-p", "trio", "-W", "error", fleet)
+        assert result.ret == 0, result.stdout

@@ -7,7 +7,6 @@ than plain pytest. The child starts a pytest of its own; what the client's pytes
 from __future__ import annotations
 
 import atexit
-import gc
 import importlib.util
 import io
 import os
@@ -18,6 +17,7 @@ import weakref
 from typing import Any, NoReturn, cast
 
 from fleetest.processes.launch import RUNNER_FOLDER, PrestartedTemplate, encode_frame
+from fleetest.processes.sparing import spare_what_is_loaded
 
 _FAILED_TO_START = 70
 
@@ -84,7 +84,7 @@ def _become_template(control: socket.socket, stdout: int, stderr: int) -> NoRetu
         # The client's pytest rewrites assertions on import; the template's own pytest will, those of ours too.
         of_client = ("_pytest.assertion.rewrite", "fleetest.pytest_plugin")
         sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__module__ not in of_client]
-        gc.freeze()
+        spare_what_is_loaded()
         _load_runner().main(control.detach())
     except SystemExit as ended:
         _flush()
