@@ -222,3 +222,17 @@ def test_a_slot_stays_closed_until_the_last_of_several_suspects_has_gone(cluster
     for live in (first, *others):
         cluster.report(live, "w")
     assert list(slot.leases.values()) == [last]
+
+
+def test_a_slot_stays_closed_while_one_of_several_suspects_has_not_gone(cluster):
+    """That which was asked back later, and stands before the others, may begin."""
+    cluster.join("w")
+    cluster.submit(*(task(f"{number}", group=f"{number}", expected_s=0.01) for number in range(99)))
+    cluster.start("0")
+    (slot,) = cluster.state.cluster.workers["w"].slots
+    first, second, third, *others = slot.leases.values()
+    for suspect in (others[0], third):
+        suspect.task.losses = 1
+        part_suspect(cluster.state.cluster, slot)
+    cluster.apply(events.LeasesReturned("w", [live.lease_id for live in others]))
+    assert list(slot.leases.values()) == [first, second, third]

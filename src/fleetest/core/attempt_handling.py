@@ -74,7 +74,8 @@ class AttemptHandling:
         if is_head:
             slot.head_since = cluster.now
         if slot.closed_by is live:
-            slot.closed_by = None
+            # Several may have been asked back, one after the other.
+            slot.closed_by = next((each for each in slot.leases.values() if each.task.is_suspect), None)
         if slot.leases:
             slot.queued_s -= live.predicted_s
         else:
