@@ -144,6 +144,20 @@ def test_between_values_of_a_capability_everything_is_torn_down(start: Any, tmp_
     assert _notes(tmp_path) == f"{on} +test_1 -test_1 +test_2 -test_2 {off}"
 
 
+def test_a_value_that_is_still_being_written_is_read_when_it_is_needed(start: Any, tmp_path: Path) -> None:
+    """The worker appends for later positions while the runner reads, which may see a part of that."""
+    program = start(_VARIANTS)
+    program.collect()
+    queue = program.fork()
+    variants = program.scratch / "gw0.variants"
+    variants.write_bytes(b'[2,"screen=a"]\n[3,"scr')
+    assert [row[:2] for row in queue.run(2 | _VARIANT_MARK)] == [["passed", 2]]
+    with variants.open("ab") as file:
+        file.write(b'een=b"]\n')
+    assert [row[:2] for row in queue.run(3 | _VARIANT_MARK)] == [["passed", 3]]
+    assert [note for note in _notes(tmp_path).split() if note.startswith("+<")] == ["+<screen=a>", "+<screen=b>"]
+
+
 def test_a_foreign_user_of_nextitem_gets_a_real_one(start: Any) -> None:
     program = start(
         {

@@ -68,6 +68,8 @@ class Variants:
                 data += more
         finally:
             self._close(descriptor)
+        # The worker may be appending for later positions: what is written of a line is read again when it is whole.
+        data = data[: data.rfind(b"\n") + 1]
         self._seen_bytes += len(data)
         for line in data.splitlines():
             place, variant = json.loads(line.decode("utf-8"))
