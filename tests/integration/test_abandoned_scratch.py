@@ -60,6 +60,26 @@ def test_the_folder_of_a_killed_worker_is_removed_and_that_of_a_living_one_stays
     assert list(temporary.iterdir()) == [own]
 
 
+FULL = """
+import resource, signal, tempfile
+from fleetest.processes.scratch import make_scratch
+tempfile.gettempdir()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    make_scratch()
+except OSError:
+    print("no room")
+"""
+
+
+def test_a_folder_whose_owner_cannot_be_written_down_does_not_stay(temporary):
+    """As on a full disk: nobody could tell later that it is abandoned."""
+    done = subprocess.run([sys.executable, "-c", FULL], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "no room\n"
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.mark.parametrize("is_inside", [False, True], ids=["has a file open", "works there"])
 def test_a_folder_that_somebody_is_in_stays_until_it_is_left(owner, is_inside):
     """As a runner that outlives its worker for a moment."""

@@ -43,3 +43,26 @@ def test_a_process_of_another_machine_container_or_time_is_not_known():
 @pytest.mark.parametrize("text", ["", ":", ":::", "a:b:c:d", "a:b:1:", "::1:", "::../1:1", "a" * 200])
 def test_nonsense_is_no_process(text):
     assert not is_alive(text)
+
+
+WITHOUT_FILES = """
+import asyncio, os, resource, sys
+from contextlib import suppress
+from fleetest.processes.identity import start_of, start_of_dead, wait_dead
+
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    with suppress(OSError):
+        while True:
+            os.open(os.devnull, os.O_RDONLY)
+    print(await wait_dead(sys.argv[1], 0.0), start_of_dead(sys.argv[1]), start_of(os.getppid()))
+
+asyncio.run(main())
+"""
+
+
+def test_nobody_is_dead_because_this_process_can_open_no_more_files():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FILES, own_identity()], check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout.split() == ["False", "None", "None"]

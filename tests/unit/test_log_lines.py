@@ -99,9 +99,10 @@ async def main():
     gc.collect()
     warnings.warn("old-fashioned")
     say("a notice")
-    thread = threading.Thread(target=lambda: 1 / 0)
-    thread.start()
-    thread.join()
+    for target in (lambda: 1 / 0, sys.exit):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
     Bad()
     raise UserError("a mistake of\\nthe user", exit_status=12)
 

@@ -87,3 +87,23 @@ def test_where_the_file_cannot_be_opened_nobody_waits(start, collecting, tmp_pat
     turns.unlink()
     turns.mkdir()
     assert start(LONG_S).stdout.readline() == "collecting\n"
+
+
+MOVE = """
+import os, tempfile
+from fleetest.runner.turns import take_turn
+turn = take_turn()
+os.environ["TMPDIR"] = os.environ["ELSEWHERE"]
+print(tempfile.gettempdir())
+"""
+
+
+def test_a_plugin_may_still_say_where_temporary_files_are(tmp_path):
+    """As in plain pytest, where nobody has asked before it is loaded."""
+    first, elsewhere = tmp_path / "first", tmp_path / "elsewhere"
+    first.mkdir()
+    elsewhere.mkdir()
+    environment = {**os.environ, "TMPDIR": str(first), "ELSEWHERE": str(elsewhere)}
+    told = subprocess.run([sys.executable, "-c", MOVE], check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    assert told.stdout.strip() == str(elsewhere)
+    assert len(list(first.iterdir())) == 1, "the turn was taken"

@@ -71,7 +71,7 @@ def log_to_stderr(log_format: str = "text") -> None:
     if _is_json:
         logging.captureWarnings(True)
         sys.excepthook = _tell_end
-        threading.excepthook = lambda told: _tell_unhandled(told.exc_type, told.exc_value, told.exc_traceback)
+        threading.excepthook = _tell_end_of_thread
         sys.unraisablehook = lambda told: _tell_unhandled(told.exc_type, told.exc_value, told.exc_traceback)
 
 
@@ -100,6 +100,12 @@ def tell_user_error(error: UserError) -> int:
 def _tell_end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if not issubclass(kind, KeyboardInterrupt):
         _tell_unhandled(kind, error, traceback)
+
+
+def _tell_end_of_thread(told: threading.ExceptHookArgs) -> None:
+    # Python too says nothing of a thread that ends itself.
+    if told.exc_type is not SystemExit:
+        _tell_unhandled(told.exc_type, told.exc_value, told.exc_traceback)
 
 
 def _tell_unhandled(kind: type[BaseException], error: BaseException | None, traceback: Any) -> None:

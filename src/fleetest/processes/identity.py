@@ -30,9 +30,11 @@ def is_alive(identity: str) -> bool:
 
 def start_of_dead(identity: str) -> int | None:
     """When the process had started, in ticks of this boot, if it certainly lives no more; of one that cannot be seen
-    from here nothing is certain."""
+    from here nothing is certain, and of none while this process can open no more files."""
     here = _seen_from_here(identity)
-    return int(here[1]) if here is not None and here[1].isdecimal() and start_of(here[0]) != here[1] else None
+    if here is None or not here[1].isdecimal():
+        return None
+    return int(here[1]) if start_of(here[0]) not in (None, here[1]) else None
 
 
 def _seen_from_here(identity: str) -> tuple[int, str] | None:
@@ -50,7 +52,7 @@ async def wait_dead(identity: str, timeout_s: float) -> bool:
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + timeout_s
     delay_s = _LOOK_MIN_S
-    while is_alive(identity):
+    while start_of_dead(identity) is None:
         if loop.time() + delay_s > give_up_at:
             return False
         await asyncio.sleep(delay_s)
@@ -68,12 +70,15 @@ def _place() -> str:
     return f"{boot}:{namespace.strip('pid:[]')}"
 
 
-def start_of(pid: int) -> str:
-    """When the process started, in ticks of this boot; empty if there is none, or it is a zombie."""
+def start_of(pid: int) -> str | None:
+    """When the process started, in ticks of this boot; empty if there is none, or it is a zombie; None if that cannot
+    be told."""
     try:
         stat = Path("/proc", str(pid), "stat").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
+    except OSError:
+        return None
     # The name of the program, in parentheses, may hold anything: the fields are counted from its end.
     fields = stat[stat.rfind(b")") + 2 :].split()
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")

@@ -26,7 +26,12 @@ _OWNER_BYTES_MAX = 1000
 def make_scratch() -> Path:
     """A new folder of this process. Raises OSError."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    (folder / _OWNER_NAME).write_text(own_identity(), "ascii")
+    try:
+        (folder / _OWNER_NAME).write_text(own_identity(), "ascii")
+    except OSError:
+        # Nobody would know whose it was.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 
@@ -71,7 +76,9 @@ def _used(started: Mapping[Path, int]) -> set[Path]:
         if not process.name.isdecimal():
             continue
         began = start_of(int(process.name))
-        possible = {folder for folder, start in started.items() if began and start <= int(began)} - used
+        if began == "":
+            continue
+        possible = {folder for folder, start in started.items() if began is None or start <= int(began)} - used
         if not possible:
             continue
         try:

@@ -61,7 +61,10 @@ def _open() -> Optional[int]:
     """A file of this user that all of his templates on this machine open; None where there can be none."""
     if not can_lock:
         return None
+    known = tempfile.tempdir
     path = os.path.join(tempfile.gettempdir(), "fleetest-turns-%d" % os.getuid())
+    # Python asks the environment only once, and plugins of the suite may still set it, as in plain pytest.
+    tempfile.tempdir = known
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:
