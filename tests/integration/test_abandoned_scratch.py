@@ -151,6 +151,24 @@ def test_of_a_process_that_tells_nothing_the_worst_is_assumed(owner, monkeypatch
     assert remove_abandoned() == [owner.folder]
 
 
+def test_who_has_died_while_he_was_looked_at_is_in_no_folder(owner, monkeypatch):
+    """A zombie's files are hidden from everybody but the superuser."""
+    later = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner.kill()
+    tell = os.listdir
+
+    def die(path):
+        if str(path) == f"/proc/{later.pid}/fd":
+            later.kill()
+            os.waitid(os.P_PID, later.pid, os.WEXITED | os.WNOWAIT)
+            raise PermissionError(13, "Permission denied", path)
+        return tell(path)
+
+    monkeypatch.setattr(os, "listdir", die)
+    assert remove_abandoned() == [owner.folder]
+    later.communicate()
+
+
 def test_a_worker_removes_what_a_killed_one_has_left(fleet):
     """The fleet's processes have a directory for temporary files of their own."""
     gate = fleet.directory / "gate"

@@ -90,7 +90,9 @@ def _used(started: Mapping[Path, int]) -> set[Path]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         except OSError:
-            used |= possible
+            # Of those who have died meanwhile a zombie tells nothing either.
+            if start_of(int(process.name)) == began:
+                used |= possible
     return used
 
 
