@@ -209,6 +209,50 @@ def test_collection_errors_read_as_in_plain_pytest(pytester: pytest.Pytester) ->
     going_on.assert_outcomes(passed=1, errors=1)
 
 
+BROKEN = "import missing_module_of_nobody"
+SOUND = "import warnings\nwarnings.warn('of the import')\ndef test_1(): pass\ndef test_2(): pass\n"
+BROKEN_INSIDE = """
+import pytest
+
+def test_1(): pass
+class TestBroken:
+    @pytest.mark.parametrize("missing", [1])
+    def test_it(self): pass
+class TestSound:
+    def test_it(self): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "sources"),
+    [
+        (["-x"], [BROKEN, BROKEN]),
+        (["--maxfail=2"], [BROKEN, BROKEN, BROKEN]),
+        (["-x"], [SOUND, BROKEN, SOUND]),
+        (["-x"], [BROKEN_INSIDE]),
+        (["-x", "--continue-on-collection-errors"], [SOUND, BROKEN, SOUND]),
+        # Nothing is collected after the error: pytest stops in another way, or after one test.
+        (["-x"], [SOUND, BROKEN]),
+        (["-x", "--continue-on-collection-errors"], [SOUND, BROKEN]),
+        (["--maxfail=2", "--continue-on-collection-errors"], [SOUND, BROKEN]),
+    ],
+    ids=["two", "three", "between", "inside", "between, go on", "last", "last, go on", "not too many"],
+)
+def test_fail_fast_holds_during_collection_as_in_plain_pytest(
+    pytester: pytest.Pytester, args: list[str], sources: list[str]
+) -> None:
+    make_suite(pytester, {f"test_{number}.py": source for number, source in enumerate(sources)})
+    plain, fleeted = run_both(pytester, *args)
+    assert fleeted.ret == plain.ret
+    assert summary_counts(fleeted) == summary_counts(plain)
+    assert collection_lines(fleeted) == collection_lines(plain)
+
+
+def collection_lines(result: pytest.RunResult) -> list[str]:
+    """How many were collected, and why pytest stopped."""
+    return [line for line in result.outlines if line.startswith(("collected ", "!!!"))]
+
+
 @pytest.mark.parametrize(("flag", "failures"), [("-x", 1), ("--maxfail=2", 2)])
 def test_fail_fast_reports_exactly_as_many_failures(pytester: pytest.Pytester, flag: str, failures: int) -> None:
     (pytester.path / "test_it.py").write_text("".join(f"def test_{n}(): assert 0\n" for n in range(20)))

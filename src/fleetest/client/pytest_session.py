@@ -86,6 +86,9 @@ class FleetSession:
         if self._failure is not None:
             self._raise_failure(self._failure)
             self._report_counts(self._failure.collected, ())
+            if self._failure.exit_status == pytest.ExitCode.TESTS_FAILED:
+                session.shouldfail = printable(self._failure.text)
+                raise session.Failed(session.shouldfail)
         if self._plan is not None:
             self._report_collected(self._plan, session)
         return True
@@ -214,8 +217,11 @@ class FleetSession:
                 return
 
     def _replay(self, outcome: Outcome, session: pytest.Session) -> None:
-        """Replay one outcome unless the run is over for pytest (fail-fast): then exactly ``maxfail`` failures stand."""
-        if _stop_reason(session):
+        """Replay one outcome unless the run is over for pytest (fail-fast): then exactly ``maxfail`` failures stand.
+
+        As in pytest, whether it is over is looked at after a test: one more follows a collection with that many errors.
+        """
+        if self._stop_reason and _stop_reason(session):
             return
         if not outcome.is_final and outcome.result is None:
             self._restarted[outcome.reason] += 1

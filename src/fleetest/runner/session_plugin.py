@@ -69,6 +69,8 @@ class SessionPlugin:
         self._began = time.perf_counter()
         self._guard = OrphanGuard(control.fileno())
         self._deselected: List[str] = []
+        self._maxfail = 0
+        self._items_reported = 0
         self._reads = EarlyReads(start["directory"])
         self._workerinput = WorkerInput(
             workerid="gw0" if self._is_template else start["runner_id"],
@@ -124,6 +126,7 @@ class SessionPlugin:
             return
         self._log_file = take_log_file(outcome.get_result())
         option = outcome.get_result().option
+        self._maxfail = getattr(option, "maxfail", 0)
         for name, value in _OPTIONS.items():
             if hasattr(option, name):
                 setattr(option, name, value)
@@ -147,13 +150,25 @@ class SessionPlugin:
 
     # Collection -----------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection(self, session: Any) -> None:
+    # The outermost: what ends the collection is sent after the warnings of it.
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_collection(self, session: Any) -> Generator[None, Any, None]:
         if self._is_template:
             show_live_text(session.config)
+        outcome = yield
+        if outcome.excinfo is not None and isinstance(outcome.excinfo[1], session.Failed):
+            self.fail("collection_errors", str(outcome.excinfo[1]), 1, self._items_reported)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collectstart(self, collector: Any) -> None:
+        failures = collector.session.testsfailed
+        if self._maxfail and failures >= self._maxfail:
+            raise collector.session.Failed("stopping after %d failures" % failures)
 
     def pytest_collectreport(self, report: Any) -> None:
-        if not report.passed:
+        if report.passed:
+            self._items_reported += sum(isinstance(node, pytest.Item) for node in report.result)
+        else:
             serialised = serialised_report(self._config, report, self._limit)
             self.send({"type": "collect_report", "report": serialised["data"]})
 
