@@ -19,7 +19,7 @@ from fleetest.errors import LinkClosed, NotReady
 from fleetest.health_monitor import HealthMonitor
 from fleetest.load_balancer import LoadBalancer
 from fleetest.self_watch import SelfWatch
-from fleetest.storage.disk_room import space_trouble, write_trouble
+from fleetest.storage.disk_room import ENOUGH_AGAIN_BYTES, SpaceWatch, space_trouble, write_trouble
 from fleetest.storage.slow_disk import DiskQuestion
 from fleetest.task_scheduler import TaskScheduler
 from fleetest.testing.scripted_cluster import ScriptedCluster, task
@@ -46,6 +46,14 @@ Usage = namedtuple("Usage", "total used free")
 def test_how_much_must_be_free(tmp_path, monkeypatch, total, free, needed, is_enough):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(total, total - free, free))
     assert (space_trouble(tmp_path, needed) == "") is is_enough
+
+
+def test_a_disk_at_its_limit_does_not_have_room_and_none_by_turns(tmp_path, monkeypatch):
+    free = [GIB, GIB - 1, GIB, GIB + ENOUGH_AGAIN_BYTES - 1, GIB + ENOUGH_AGAIN_BYTES, GIB, GIB - 1]
+    looks = iter(free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2 * GIB, 0, next(looks)))
+    watch = SpaceWatch(tmp_path, GIB)
+    assert [bool(watch.trouble()) for _ in free] == [False, True, True, True, False, False, True]
 
 
 def test_a_disk_that_cannot_be_asked_or_written_is_trouble(tmp_path):

@@ -16,7 +16,7 @@ from fleetest.fleet_memory import FleetMemory
 from fleetest.hooks import make_cluster_state, plugin_manager
 from fleetest.self_watch import SelfWatch
 from fleetest.storage.data_lock import DataLock
-from fleetest.storage.disk_room import PROBE_NAME, space_trouble
+from fleetest.storage.disk_room import PROBE_NAME, SpaceWatch
 from fleetest.storage.drafts import remove_drafts
 from fleetest.storage.epoch import EPOCH_NAME, next_epoch
 from fleetest.storage.history import HistoryRecorder
@@ -61,7 +61,7 @@ class CoordinatorParts:
         self._watch = SelfWatch(
             shell,
             {
-                Cause.DISK_NEARLY_FULL: lambda: space_trouble(data, needed_bytes),
+                Cause.DISK_NEARLY_FULL: SpaceWatch(data, needed_bytes).trouble,
                 Cause.HISTORY_NOT_WRITTEN: lambda: history.trouble,
                 Cause.AUDIT_NOT_WRITTEN: lambda: audit.trouble,
                 Cause.FLEET_NOT_KEPT: lambda: memory.trouble,
