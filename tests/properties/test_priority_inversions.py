@@ -86,7 +86,6 @@ def test_hardly_anything_less_urgent_starts_once_an_urgent_run_is_there(
     chance.shuffle(low_s)
     low_ids = submit("low", 0, low_s)
     cluster.run_until(submitted_at)
-    noticed_at = cluster.clock.now + NOTICED_S
     urgent_ids = submit("urgent", 5, urgent)
     cluster.run_to_the_end(limit_s=3600.0)
     started_at: dict[TaskId, float] = {}
@@ -94,5 +93,7 @@ def test_hardly_anything_less_urgent_starts_once_an_urgent_run_is_there(
         first = started_at.get(execution.task_id, execution.started_at)
         started_at[execution.task_id] = min(first, execution.started_at)
     last = max(urgent_ids, key=lambda task_id: started_at[task_id])
-    late = [task_id for task_id in low_ids if noticed_at < started_at[task_id] < started_at[last]]
+    overtaking = [at for at in map(started_at.__getitem__, low_ids) if submitted_at < at < started_at[last]]
+    # While every slot is at work on a long test there is nothing to notice.
+    late = [at for at in overtaking if at > min(overtaking) + NOTICED_S]
     assert len(late) <= ONCE_MORE * sum(slots), (last, started_at[last], late)
