@@ -331,3 +331,25 @@ def test_looks_come_soon_while_urgent_work_waits_that_nothing_helps(cluster):
     cluster.wait(3.0)
     assert revoked(cluster) == [("busy", "waits")]
     assert min(later - at for at, later in pairwise(looked_at[1:])) > 0.5
+
+
+def test_a_slot_is_looked_through_once_for_all_classes_of_a_priority(cluster, monkeypatch):
+    two_busy_slots(cluster)
+    for number in range(20):
+        run = f"urgent {number}"
+        cluster.submit(task("urgent", expected_s=0.3), run=run, priority=URGENT, ready=False)
+        for name in ("soon", "late"):
+            cluster.ready(name, run=run)
+    find, looked_through = inversions.Inversions._in_the_way, []
+
+    def note(self, slot, *arguments):
+        looked_through.append(slot)
+        return find(self, slot, *arguments)
+
+    monkeypatch.setattr(inversions.Inversions, "_in_the_way", note)
+    state = cluster.state.cluster
+    queued = {task_class: (URGENT, 1) for task_class in state.scheduling.waiting_classes() if task_class.run.priority}
+    assert len(queued) == 20
+    (lease,) = state.balancing.inversions(state.busy, cluster.now, queued).leases
+    assert lease.slot in slots_of(cluster, "soon")
+    assert len(looked_through) <= 2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
 from fleetest.balancing.expectation import Expectation
-from fleetest.balancing.hedging import EARLY_GAIN_SHARE
+from fleetest.balancing.hedging import EARLY_GAIN_SHARE, LATE_FACTOR_MAX
 from fleetest.balancing.migration import MOVED_BEFORE_FACTOR, is_movable
 from fleetest.balancing.receivers import TRIED_PER_KIND, Free, ideal_s, soonest_free, worth_a_look
 from fleetest.core.entities import LiveLease, Slot, Worker
@@ -47,6 +47,8 @@ class EarlyMoves:
         if not stocked:
             return TakeBack()
         ideal = ideal_s(slots, self._placement)
+        # Nor does it where much more is left for everybody.
+        stocked = [slot for slot in stocked if LATE_FACTOR_MAX * (slot.queued_s + now - slot.head_since) >= ideal]
         late = [each for slot in worth_a_look(stocked, 0, now) for each in self._late(slot, ideal, now)]
         if not late:
             return TakeBack()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush, nlargest
+from heapq import heapify, heappop, heappush, heapreplace, nlargest
 from itertools import groupby, islice
 
 from fleetest.balancing.expectation import Expectation
@@ -42,11 +42,35 @@ class _Urgent:
 
 
 @dataclass(slots=True)
+class _Starts:
+    """Slots by when they would start work of some priority, once what is in its way has gone.
+
+    What waits in a slot is looked through only when its running test ends so soon that the slot comes first.
+    """
+
+    heap: list[Free]
+    """Of slots that were not looked through: when the running test ends."""
+    free_s: Mapping[Slot, float]
+    find: Callable[[Slot], list[tuple[LiveLease, float]]]
+    in_the_way: dict[Slot, list[tuple[LiveLease, float]]] = field(default_factory=dict)
+
+    def first(self) -> Free | None:
+        while self.heap and self.heap[0][2] not in self.in_the_way:
+            ends_s, number, slot = self.heap[0]
+            leases = self.in_the_way[slot] = self.find(slot)
+            heapreplace(self.heap, (max(ends_s, self.free_s[slot] - _sum(leases)), number, slot))
+        return self.heap[0] if self.heap else None
+
+
+@dataclass(slots=True)
 class _Look:
     """What there is to see at one moment, and what is to be done."""
 
     now: Instant
     free: list[Free]
+    """The soonest first."""
+    ends: list[Free]
+    """The same slots by when their running tests end."""
     next_up: float
     """The highest priority of what is queued."""
     lowest: float
@@ -86,9 +110,13 @@ class Inversions:
         late = nlargest(LOOKED_AT, late, key=age_s)
         waiting = [live.task.priority for slot in late for live in slot.leases.values()]
         waiting += [next(reversed(slot.leases.values())).task.priority for slot in stocked]
+        free = sorted(soonest_free(slots, self._expectation, now))
+        ends = [(self._expectation.head_rest_s(slot, now), number, slot) for _, number, slot in free]
+        heapify(ends)
         look = _Look(
             now,
-            soonest_free(slots, self._expectation, now),
+            free,
+            ends,
             next_up=max((priority for priority, _ in queued.values()), default=math.inf),
             lowest=min(waiting + [priority for task_class in queued for priority in task_class.run.priorities]),
         )
@@ -105,10 +133,15 @@ class Inversions:
             late_s = min(wait_s for waits in look.taken.values() for wait_s in waits.values()) / WAIT_FACTOR
             rest_s = self._expectation.head_rest_s
             look.closes.update((slot, None) for slot in slots if len(slot.leases) == 1 and rest_s(slot, now) > late_s)
-        for task_class, (priority, count) in sorted(queued.items(), key=lambda item: -item[1][0]):
-            # For what reserves something slots run dry as it is.
-            if priority > look.lowest and not task_class.reserves:
-                self._make_room(task_class, priority, count, look)
+        by_priority = sorted(queued.items(), key=lambda item: -item[1][0])
+        for priority, items in islice(groupby(by_priority, key=lambda item: item[1][0]), LEVELS_TRIED):
+            if priority <= look.lowest:
+                break
+            starts = self._starts(priority, look)
+            for task_class, (_, count) in items:
+                # For what reserves something slots run dry as it is.
+                if not task_class.reserves:
+                    self._make_room(task_class, count, starts, look)
         return TakeBack([*moved, *look.cleared], list(look.closes), look.is_stuck)
 
     def _take(self, late: Iterable[Slot], look: _Look) -> None:
@@ -117,18 +150,16 @@ class Inversions:
         urgent.sort(key=lambda each: (-each.lease.task.priority, -each.wait_s))
         helped: set[Slot] = set()
         for priority, level in islice(groupby(urgent, key=lambda each: each.lease.task.priority), LEVELS_TRIED):
-            in_the_way = {slot: self._in_the_way(slot, priority, look.cleared) for _, _, slot in look.free}
-            begins = [(free_s - _sum(in_the_way[slot]), number, slot) for free_s, number, slot in look.free]
-            heapify(begins)
+            starts = self._starts(priority, look)
             for each in level:
                 live, slot = each.lease, each.lease.slot
                 if slot in helped:
                     continue
-                taker = self._taker(each, begins, look.next_up)
+                taker = self._taker(each, starts, look.next_up)
                 if taker is not None:
                     look.taken.setdefault(slot, {})[live] = each.wait_s
-                    if in_the_way[taker]:
-                        look.cleared.update((other, None) for other, _ in in_the_way[taker])
+                    if starts.in_the_way[taker]:
+                        look.cleared.update((other, None) for other, _ in starts.in_the_way[taker])
                         # Else the same would come back before the urgent one is there.
                         look.closes[taker] = None
                 elif _pays(each.wait_s, each.own_s + self._latency_s(slot.worker)):
@@ -141,6 +172,9 @@ class Inversions:
     def _waiting(self, slot: Slot, look: _Look) -> Iterable[_Urgent]:
         """What may be taken from this slot and is expected to wait for long."""
         _, *others = slot.leases.values()
+        # A cheap look first.
+        if not any(live.task.priority > look.lowest for live in others):
+            return
         wait_s, worker, mean_s = self._expectation.head_rest_s(slot, look.now), slot.worker, self._expectation.mean_s
         movable_s: dict[int, float] = {}
         for live in others:
@@ -151,18 +185,25 @@ class Inversions:
             if is_free:
                 movable_s[priority] = movable_s.get(priority, 0.0) + seconds
 
-    def _taker(self, urgent: _Urgent, begins: list[Free], next_up: float) -> Slot | None:
+    def _starts(self, priority: int, look: _Look) -> _Starts:
+        return _Starts(
+            list(look.ends),
+            {slot: free_s for free_s, _, slot in look.free},
+            lambda slot: self._in_the_way(slot, priority, look.cleared),
+        )
+
+    def _taker(self, urgent: _Urgent, starts: _Starts, next_up: float) -> Slot | None:
         """The slot that would start it soonest, if that is clearly sooner, and instead of less urgent work."""
         live, task, latency_s = urgent.lease, urgent.lease.task, self._latency_s
         cost_s = latency_s(live.slot.worker) + task.group.set_up_s
         taker: Slot | None = None
         passed_over: list[Free] = []
-        while begins and taker is None and len(passed_over) < TRIED:
-            free_s, number, slot = begins[0]
+        while taker is None and len(passed_over) < TRIED and (first := starts.first()) is not None:
+            free_s, number, slot = first
             start_s = free_s + cost_s + latency_s(slot.worker)
             if start_s >= urgent.own_s or not _pays(urgent.wait_s, start_s, task.moves):
                 break
-            heappop(begins)
+            heappop(starts.heap)
             if next_up >= task.priority and all(other.task.priority >= task.priority for other in slot.leases.values()):
                 # Nothing there, nor what would come next, is less urgent; nor is it than what comes after this.
                 continue
@@ -170,29 +211,34 @@ class Inversions:
                 passed_over.append((free_s, number, slot))
                 continue
             taker = slot
-            heappush(begins, (free_s + self._expectation.mean_s(slot.worker, task), number, slot))
+            heappush(starts.heap, (free_s + self._expectation.mean_s(slot.worker, task), number, slot))
         for entry in passed_over:
-            heappush(begins, entry)
+            heappush(starts.heap, entry)
         return taker
 
-    def _make_room(self, task_class: TaskClass, priority: int, count: int, look: _Look) -> None:
+    def _make_room(self, task_class: TaskClass, count: int, starts: _Starts, look: _Look) -> None:
         """Clear slots for queued tasks: by itself a slot takes one when it has begun the last of what it has."""
         is_eligible = self._placement.is_eligible
-        fitting = [entry for entry in look.free if is_eligible(task_class, entry[2].worker)]
-        waits_s = sorted(free_s for free_s, _, _ in fitting)[:count]
-        if not waits_s or waits_s[-1] < WAIT_MIN_S:
-            return
-        options = []
-        for free_s, number, slot in fitting:
-            leases = self._in_the_way(slot, priority, look.cleared)
-            if leases:
-                options.append((free_s - _sum(leases) + self._latency_s(slot.worker), number, leases))
-        options.sort(key=lambda option: option[:2])
+        waits_s = list(islice((free_s for free_s, _, slot in look.free if is_eligible(task_class, slot.worker)), count))
+        passed_over: list[Free] = []
         # Who would wait longest has most from the slot that is free first.
-        for wait_s, (start_s, _, leases) in zip(reversed(waits_s), options, strict=False):
-            if not _pays(wait_s, start_s):
+        while waits_s and waits_s[-1] >= WAIT_MIN_S and (first := starts.first()) is not None:
+            start_s, _, slot = first
+            if not _pays(waits_s[-1], start_s):
                 break
-            look.cleared.update((live, None) for live, _ in leases)
+            heappop(starts.heap)
+            leases = starts.in_the_way[slot]
+            if not leases:
+                continue
+            if not is_eligible(task_class, slot.worker):
+                passed_over.append(first)
+            elif _pays(waits_s[-1], start_s + self._latency_s(slot.worker)):
+                look.cleared.update((live, None) for live, _ in leases)
+                waits_s.pop()
+            else:
+                passed_over.append(first)
+        for entry in passed_over:
+            heappush(starts.heap, entry)
 
     def _in_the_way(
         self, slot: Slot, priority: int, cleared: Mapping[LiveLease, None], of: LiveLease | None = None
