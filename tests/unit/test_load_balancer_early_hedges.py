@@ -236,3 +236,18 @@ def test_a_slot_stays_closed_while_one_of_several_suspects_has_not_gone(cluster)
         part_suspect(cluster.state.cluster, slot)
     cluster.apply(events.LeasesReturned("w", [live.lease_id for live in others]))
     assert list(slot.leases.values()) == [first, second, third]
+
+
+def test_what_waits_behind_a_hedge_of_a_cancelled_run_is_asked_back_too(cluster):
+    begin(cluster)
+    second = hedge(cluster)
+    cluster.finish(*[live.task.task_id for live in second.slot.leases.values() if live is not second])
+    cluster.apply(events.AttemptsStarted("other", [second.lease_id]))
+    cluster.cancel()
+    cluster.give_back(*[live.task.task_id for live in second.slot.leases.values() if live is not second])
+    cluster.submit(*(task(f"innocent{number}", expected_s=1.0) for number in range(9)), run="another")
+    head, *behind = second.slot.leases.values()
+    assert head is second
+    assert behind
+    cluster.disconnect("slow", dead=True)
+    assert all(live.is_revoked for live in behind)

@@ -398,8 +398,11 @@ class AttemptHandling:
         return not self.quarantined(task, reason)
 
     def _judge_losses(self, task: Task, reason: str) -> None:
-        """One attempt was lost and another goes on: nothing is queued, but the rules of losses and suspects hold."""
-        if task.run.cancellation is not None or self.quarantined(task, reason):
+        """One attempt was lost and another goes on: nothing is queued, but the rules of losses and suspects hold.
+
+        Also in a cancelled run, which waits for what has begun: those behind it may be of others.
+        """
+        if task.run.cancellation is None and self.quarantined(task, reason):
             return
         for live in task.live_leases:
             part_suspect(self._cluster, live.slot)
