@@ -55,10 +55,12 @@ def test_a_test_on_a_stopped_worker_gets_its_verdict_from_another_one(hedging_fl
     status, output, _ = fleet.run("-k", "other")
     assert status == ExitStatus.OK, output
     attempts = fleet.history(
-        "select attempt, verdict, is_final, worker, reason from attempts where task_id like '%test_it' order by 1"
+        "select attempt, verdict, is_final, worker, reason from attempts where task_id like '%test_it' order by is_final"
     )
-    (_, lost, _, loser, reason), (_, won, _, winner, _) = attempts
-    assert [(row[0], row[2]) for row in attempts] == [(1, False), (2, True)]
+    (second, lost, is_lost_final, loser, reason), (first, won, is_won_final, winner, _) = attempts
+    assert (is_lost_final, is_won_final) == (False, True)
+    # On a busy machine the hedge may begin before the first attempt: then it is the hedge's worker that stops.
+    assert {first, second} == {1, 2}
     assert (lost, won) == ("cancelled", "passed")
     assert {loser, winner} == {"a", "b"}
-    assert reason == f"superseded: attempt 2 on {winner} was first"
+    assert reason == f"superseded: attempt {first} on {winner} was first"
