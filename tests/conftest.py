@@ -29,7 +29,24 @@ settings.register_profile("explore", settings.get_profile("fleetest"), derandomi
 settings.load_profile("fleetest")
 
 _FOREIGN_PREFIXES = ("FLEETEST_", "PYTEST_XDIST_")
-_FOREIGN_NAMES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONPATH", "PYTHONHOME")
+_FOREIGN_NAMES = (
+    "PYTEST_ADDOPTS",
+    "PYTEST_PLUGINS",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD",
+    "PYTEST_THEME",
+    "PYTEST_THEME_MODE",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    # With these pytest prints the whole of a failure in its short summary too.
+    "CI",
+    "BUILD_NUMBER",
+    # What a terminal is like. Tests look at what programs print.
+    "COLUMNS",
+    "LINES",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "PY_COLORS",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
