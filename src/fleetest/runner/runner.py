@@ -51,7 +51,7 @@ class Successor:
 
 
 class Runner:
-    """A pytest plugin while it runs. Owns its two sockets.
+    """A pytest plugin while it runs. Made before the fork, since all that this needs is the same in every runner.
 
     ``keyword_counts`` are the numbers of keywords that items had when they were collected, by position.
     """
@@ -59,17 +59,14 @@ class Runner:
     def __init__(
         self,
         session: Any,
-        tasks: socket.socket,
-        results: socket.socket,
         keyword_counts: Sequence[int],
         output_limit_bytes: int,
         gangs: GangPlugin,
-        gang_file: str,
         variants: Variants,
     ) -> None:
         self._session = session
         self._gangs = gangs
-        self._gang_file = gang_file
+        self._gang_file = ""
         self._is_gangs = False
         """A gang executes the position that was read last."""
         self._variants = variants
@@ -78,19 +75,11 @@ class Runner:
         self._items = session.items
         self._keyword_counts = keyword_counts
         self._limit = output_limit_bytes
-        self._results = results
         # Bound now: tests replace clocks and sockets.
-        self._receive = tasks.recv
-        self._send_all = results.sendall
-        self._tasks_descriptor = tasks.fileno()
-        self._tasks = tasks
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget_sockets)
         self._wall_clock = time.time
         self._clock = time.perf_counter
         self._poll = select.poll
         self._exit = os._exit
-        self._meter = Meter()
         self._dont_wait = getattr(socket, "MSG_DONTWAIT", 0)
         self._no_signal = getattr(socket, "MSG_NOSIGNAL", 0)
         self._unpack = struct.Struct("<I").unpack
@@ -104,14 +93,24 @@ class Runner:
         self._is_lazy = not takes_nextitem(session.config)
         self._may_be_compact = not serialises_reports(session.config)
 
-    # The loop -------------------------------------------------------------------------------------------------
-
-    def announce(self, capture_descriptors: Sequence[int]) -> None:
-        """First frame: this process exists and what it captures can be read there."""
+    def begin(
+        self, tasks: socket.socket, results: socket.socket, gang_file: str, capture_descriptors: Sequence[int]
+    ) -> None:
+        """In the process that is to execute: own the two sockets, and say that it exists and where its output is."""
+        self._gang_file = gang_file
+        self._meter = Meter()
+        self._tasks, self._results = tasks, results
+        self._receive = tasks.recv
+        self._send_all = results.sendall
+        self._tasks_descriptor = tasks.fileno()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget_sockets)
         try:
-            send_with_descriptors(self._results, encode_frame(["ready", os.getpid()]), capture_descriptors)
+            send_with_descriptors(results, encode_frame(["ready", os.getpid()]), capture_descriptors)
         except OSError:
             self._exit(_WORKER_GONE)
+
+    # The loop -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Execute items until the end of the queue. Raises what pytest's own loop raises."""

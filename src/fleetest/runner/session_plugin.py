@@ -83,6 +83,7 @@ class SessionPlugin:
         self._config: Any = None
         self._log_file: Optional[str] = None
         self.workeroutput: Dict[str, Any] = {}
+        self._prepared: Optional[Runner] = None
         self.runner: Optional[Runner] = None
         self.has_answered = False
         self._gangs = GangPlugin()
@@ -258,7 +259,7 @@ class SessionPlugin:
 
     def _serve(self, session: Any, collection: Collection, reason: Optional[str]) -> bool:
         """Serve forks. True in a forked runner; False in a template that never forked; else does not return."""
-        template = Template(self._control, reason, _freeze)
+        template = Template(self._control, reason, lambda: self._prepare_runner(session, collection))
         self._guard.stop()
         set_death_signal = after_fork.death_signal_setter() if reason is None else None
         seat = template.serve()
@@ -274,10 +275,10 @@ class SessionPlugin:
             if os.getppid() != template.own_pid:
                 os._exit(1)
         self._control.close()
-        self._settle(session.config, seat, collection, session)
+        self._settle(session.config, seat)
         return True
 
-    def _settle(self, config: Any, seat: Seat, collection: Collection, session: Any) -> None:
+    def _settle(self, config: Any, seat: Seat) -> None:
         release_environment()
         self._workerinput.reads = None
         self._workerinput["workerid"] = seat.runner_id
@@ -287,41 +288,31 @@ class SessionPlugin:
         after_fork.register_stack_dumps(self._start["scratch"], seat.runner_id)
         after_fork.reseed()
         after_fork.separate_basetemp(config, seat.runner_id)
-        self._become_runner(session, seat.tasks, seat.results, collection, capture)
+        self._become_runner(seat.tasks, seat.results, capture)
 
     def _start_spawned(self, session: Any, collection: Collection) -> None:
         assert self._sockets is not None
-        _freeze()
+        self._prepare_runner(session, collection)
         # Not before: the template has shown what there was to show about the collection.
         show_live_text(session.config)
         after_fork.register_stack_dumps(self._start["scratch"], self._start["runner_id"])
         capture = after_fork.capture_descriptors(session.config)
-        self._become_runner(session, self._sockets[0], self._sockets[1], collection, capture)
+        self._become_runner(self._sockets[0], self._sockets[1], capture)
 
-    def _become_runner(
-        self,
-        session: Any,
-        tasks: socket.socket,
-        results: socket.socket,
-        collection: Collection,
-        capture: List[int],
-    ) -> None:
-        gc.enable()
+    def _prepare_runner(self, session: Any, collection: Collection) -> None:
+        """Before the first fork: what every runner would do in the same way."""
         cache_hook_proxies(session)
+        self._prepared = Runner(session, collection.keyword_counts, self._limit, self._gangs, self._variants)
+        session.config.pluginmanager.register(self._prepared, "fleetest-runner")
+        _freeze()
+
+    def _become_runner(self, tasks: socket.socket, results: socket.socket, capture: List[int]) -> None:
+        assert self._prepared is not None
+        gc.enable()
         own_file = os.path.join(self._start["scratch"], self._workerinput["workerid"])
         self._variants.listen(own_file + ".variants")
-        self.runner = Runner(
-            session,
-            tasks,
-            results,
-            collection.keyword_counts,
-            self._limit,
-            self._gangs,
-            own_file + ".gang",
-            self._variants,
-        )
-        session.config.pluginmanager.register(self.runner, "fleetest-runner")
-        self.runner.announce(capture)
+        self.runner = self._prepared
+        self.runner.begin(tasks, results, own_file + ".gang", capture)
 
 
 def _freeze() -> None:
