@@ -45,6 +45,8 @@ class _Imports:
             import pytest  # noqa: F401
 
             from . import session_plugin  # noqa: F401
+
+            _import_what_pytest_loads()
         except BaseException:
             # A fresh interpreter says so, to somebody who wants to know.
             self._are_sound = False
@@ -56,6 +58,14 @@ class _Imports:
 
     def are_current(self) -> bool:
         return self._are_sound and all(_stamp(path) == stamp for path, stamp in self._stamps.items())
+
+
+def _import_what_pytest_loads() -> None:
+    """pytest's own plugins: it imports each of them at its start, unless the user disables one."""
+    from _pytest import config
+
+    for name in getattr(config, "default_plugins", ()):
+        importlib.import_module("_pytest." + name)
 
 
 def _sources() -> Iterator[str]:
