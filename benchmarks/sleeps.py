@@ -74,10 +74,9 @@ def write_pytest(folder: Path, sleeps: Sequence[float], per_file: int = 10) -> l
         for offset, seconds in enumerate(sleeps[number : number + per_file]):
             lines += ["", f"def test_{number + offset}():", f"    time.sleep({seconds:.4f})", ""]
         (folder / f"test_sleeps_{number // per_file:04}.py").write_text("\n".join(lines))
-    # What plugins import in each session, with a fleet or without, is no cost of ours. These are in the environment for
-    # our own tests, and most environments do not have them: hypothesis takes 1 s, pytest-html with jinja2 25 ms.
-    foreign = [f"-pno:{plugin}" for plugin in ("hypothesispytest", "html", "metadata")]
-    return ["-m", "pytest", "-q", "-p", "no:cacheprovider", *foreign]
+    # What other plugins import in each session is no cost of ours: as where nothing but Fleetest is installed.
+    alone = ["--disable-plugin-autoload", "-p", "fleetest"]
+    return ["-m", "pytest", "-q", *alone, "-p", "no:cacheprovider"]
 
 
 def write_commands(folder: Path, sleeps: Sequence[float]) -> list[str]:
