@@ -104,7 +104,7 @@ class Worker:
                 python=settings.python,
                 scratch=settings.scratch,
                 limits=ExecutionLimits(settings.term_grace_s, settings.output_limit_bytes),
-                keeps_sent_results=not settings.is_embedded,
+                is_embedded=settings.is_embedded,
                 adopt=self._adopt,
                 keeps_spare=settings.keeps_spare,
             )

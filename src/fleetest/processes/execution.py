@@ -29,6 +29,9 @@ from fleetest.wire.messages import CommandSuite, PrepareRun, PytestSuite, SuiteC
 
 _RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _FINISH_TIMEOUT_S = 20.0
+_REST_S = 0.2
+"""From the end of a run to that of its processes, for which nobody waits: the client may be on this machine, and writes
+its summary then, and all of them would end at once."""
 _SPARE_DELAY_S = 1.0
 """After the end of a run: until then others of this machine may be busy with that end."""
 
@@ -46,8 +49,9 @@ class Execution:
     """Belongs to the running event loop. What it has to say goes into ``outbox``.
 
     ``adopt`` is a template that was started already; it becomes this execution's. ``python`` is the interpreter for
-    suites that name none, ``scratch`` the directory for stack dumps and the like (None: a temporary one). With
-    ``keeps_spare`` an interpreter with pytest imported waits for the next run whenever there is none.
+    suites that name none, ``scratch`` the directory for stack dumps and the like (None: a temporary one). If it
+    ``is_embedded`` in the client's process, no link can lose results, and the client waits for the end of its runners.
+    With ``keeps_spare`` an interpreter with pytest imported waits for the next run whenever there is none.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Execution:
         python: str | None,
         scratch: Path | None,
         limits: ExecutionLimits,
-        keeps_sent_results: bool,
+        is_embedded: bool,
         adopt: PrestartedTemplate | None,
         keeps_spare: bool = False,
     ) -> None:
@@ -68,14 +72,17 @@ class Execution:
         self._scratch: Path | None = None
         self._limits = limits
         self._adopt = adopt
+        self._is_embedded = is_embedded
         self._keeps_spare = keeps_spare
         self.oom_watch = OomWatch()
         self._orphan_watch = OrphanWatch()
-        self.outbox = Outbox(self._running, keeps_sent=keeps_sent_results)
+        self.outbox = Outbox(self._running, keeps_sent=not is_embedded)
         self._pacer = ReadPacer()
         self._runs: dict[RunId, _Run] = {}
         self._slots = [Slot(index, make_seat=self._make_seat, reporter=self.outbox) for index in range(slots)]
         self._finishing: set[asyncio.Task[None]] = set()
+        self._is_wanted = asyncio.Event()
+        """Set when there is something else to do than to rest after a run."""
         self._takes_leases = True
         self._idle = asyncio.Event()
 
@@ -160,6 +167,7 @@ class Execution:
             # It becomes part of a path.
             raise RemoteProtocolError(f"not the id of a run: {run_id!r}")
         run = self._runs[run_id] = _Run()
+        self._is_wanted.set()
         for number, suite in enumerate(message.suites):
             if isinstance(suite, CommandSuite):
                 run.suites[suite.name] = suite
@@ -295,13 +303,21 @@ class Execution:
         run = self._runs.pop(run_id, None)
         if run is None:
             return
+        is_done = self._is_done_with(run_id)
         seats = [seat for slot in self._slots for seat in slot.end_run(run_id)]
         self.outbox.wake()
-        task = asyncio.get_running_loop().create_task(self._finish_run(run_id, run, seats))
+        task = asyncio.get_running_loop().create_task(self._finish_run(run_id, run, seats, is_done=is_done))
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
 
-    async def _finish_run(self, run_id: RunId, run: _Run, seats: list[Seat]) -> None:
+    def _is_done_with(self, run_id: RunId) -> bool:
+        return all(slot.is_done_with(run_id) for slot in self._slots)
+
+    async def _finish_run(self, run_id: RunId, run: _Run, seats: list[Seat], *, is_done: bool) -> None:
+        if is_done and not (self._is_embedded or self._runs) and self._takes_leases:
+            self._is_wanted.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._is_wanted.wait(), _REST_S)
         await asyncio.gather(*(seat.finish() for seat in seats))
         await asyncio.gather(*(session.finish() for session in run.sessions))
         if self._scratch is not None:
@@ -318,11 +334,12 @@ class Execution:
     async def close(self) -> None:
         """No process is left. Runs without a lease here finish in good order within bounds, the others are killed."""
         self._takes_leases = False
+        self._is_wanted.set()
         if self._adopt is not None:
             self._adopt.close()
             self._adopt = None
         for run_id in list(self._runs):
-            if all(slot.is_done_with(run_id) for slot in self._slots):
+            if self._is_done_with(run_id):
                 self.end_run(run_id)
         if self._finishing:
             await asyncio.wait(self._finishing, timeout=_FINISH_TIMEOUT_S)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from support.conductor import conducted, drive, is_gone, read_fifo, until_gone, write_fifo
+from support.conductor import Conductor, conducted, drive, is_gone, read_fifo, until_gone, write_fifo
 
-from fleetest.core.model import Verdict
+from fleetest.core.model import RunId, Verdict
 from fleetest.errors import LinkClosed
+from fleetest.processes import execution
 from fleetest.wire import messages as wire
 
 
@@ -44,6 +45,70 @@ def test_the_end_of_a_run_finishes_sessions_and_leaves_nothing(
         assert finished.read_text() == "x"
         assert all(map(is_gone, pids))
         assert list((tmp_path / "scratch").iterdir()) == []
+
+    drive(scenario)
+
+
+WRITE_OWN = "def test_a(): open('pid', 'w').write(str(os.getpid()))"
+
+
+def own(suite: wire.PytestSuite) -> int:
+    """Of the runner that executed WRITE_OWN."""
+    return int(Path(suite.directory, "pid").read_text())
+
+
+async def end_run(conductor: Conductor) -> None:
+    conductor.send(wire.EndRun(run_id=conductor.run_id))
+    # Of a run that is over, so it is given back.
+    conductor.grant([conductor.lease("late")])
+    await conductor.expect(wire.LeasesReturned)
+
+
+@pytest.fixture
+def _a_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_REST_S", 3600.0)
+
+
+@pytest.mark.usefixtures("_a_long_rest")
+def test_the_next_run_does_not_wait_for_the_rest_after_the_last_one(suite_at: Callable[..., wire.PytestSuite]) -> None:
+    suite = suite_at(WRITE_OWN)
+
+    async def scenario() -> None:
+        async with conducted() as conductor:
+            await conductor.run(suite)
+            resting = own(suite)
+            await end_run(conductor)
+            conductor.run_id = RunId("e" * 32)
+            conductor.results.clear()
+            await conductor.run(suite)
+            await until_gone(resting)
+            assert own(suite) != resting
+
+    drive(scenario)
+
+
+@pytest.mark.usefixtures("_a_long_rest")
+def test_close_does_not_wait_for_the_rest_after_a_run(suite_at: Callable[..., wire.PytestSuite]) -> None:
+    suite = suite_at(WRITE_OWN)
+
+    async def scenario() -> None:
+        async with conducted() as conductor:
+            await conductor.run(suite)
+            await end_run(conductor)
+        assert is_gone(own(suite))
+
+    drive(scenario)
+
+
+@pytest.mark.usefixtures("_a_long_rest")
+def test_the_runners_of_a_client_end_with_their_run(suite_at: Callable[..., wire.PytestSuite]) -> None:
+    suite = suite_at(WRITE_OWN)
+
+    async def scenario() -> None:
+        async with conducted(is_embedded=True) as conductor:
+            await conductor.run(suite)
+            conductor.send(wire.EndRun(run_id=conductor.run_id))
+            await until_gone(own(suite))
 
     drive(scenario)
 
