@@ -264,3 +264,38 @@ def test_reports_of_a_kind_that_only_the_runner_knows_do_not_end_the_run(pyteste
     (report,) = recorder.reports
     assert (report.outcome, report.when, report.longreprtext) == ("failed", "call", "[fleet]\nassert somebody")
     assert report.capstdout == "printed"
+
+
+@pytest.mark.parametrize("ci", [True, False])
+def test_the_short_summary_is_that_of_plain_pytest(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: bool
+) -> None:
+    """On a CI system pytest prints messages whole there: of what has none, nothing."""
+    pytester.makepyfile(
+        test_all="""
+        import pytest
+        def documented():
+            '''
+            >>> 1
+            2
+            '''
+        def test_lacks(nobody_has_it): pass
+        def test_asserts(): assert [1] == [2], "a message\\nof two lines"
+        def test_fails(): pytest.fail("in words", pytrace=False)
+        @pytest.mark.xfail(strict=True, reason="a reason")
+        def test_passes(): pass
+        """,
+        test_broken="import nobody_has_this",
+    )
+    if ci:
+        monkeypatch.setenv("CI", "true")
+    options = ("--doctest-modules", "--continue-on-collection-errors", "--maxfail=9", "-p", "no:cacheprovider")
+
+    def summary(*args: str) -> set[str]:
+        lines = pytester.runpytest_subprocess(*options, *args).outlines
+        start = next(number for number, line in enumerate(lines) if "short test summary info" in line)
+        return set(lines[start:-1])
+
+    plain = summary()
+    assert len(plain) > 6
+    assert summary("--fleet=2") == plain

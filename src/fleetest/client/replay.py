@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 import msgspec
 import pluggy
 import pytest
+from _pytest._code.code import TerminalRepr
+from _pytest._io import TerminalWriter
 
 from fleetest.client.failure_text import member_texts
 from fleetest.core.model import VARIANT_SIGN, AttemptResult, Verdict
@@ -109,6 +111,7 @@ class Replayer:
         report = self._hook.pytest_report_from_serializable(
             config=self._config, data=from_portable(self._decode_reports.decode(data))
         )
+        _mark_as_text(report)
         self._hook.pytest_collectreport(report=report)
 
     def warning(self, data: bytes) -> None:
@@ -160,7 +163,10 @@ class Replayer:
         except Exception:
             # A plugin of the runner made this report, and here nobody knows its kind: the run goes on all the same.
             report = None
-        return _plain_report(data, str(entry.get("text") or "")) if report is None else report
+        if report is None:
+            return _plain_report(data, str(entry.get("text") or ""))
+        _mark_as_text(report)
+        return report
 
 
 def report_status(report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -229,6 +235,21 @@ def _count_failed_subtests(config: pytest.Config, report: pytest.TestReport) -> 
     counts: Any = None if key is None else config.stash.get(key, None)
     if isinstance(count, int) and counts is not None:
         counts[getattr(report, "id", report.nodeid)] = count
+
+
+class _Text(TerminalRepr):
+    """The text of a failure, which has no message: pytest takes a bare string for one, and says it again at the end."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def toterminal(self, tw: TerminalWriter) -> None:
+        tw.line(self._text)
+
+
+def _mark_as_text(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.__dict__.pop("fleet_has_no_message", False) and isinstance(report.longrepr, str):
+        report.longrepr = _Text(report.longrepr)
 
 
 def _plain_report(data: dict[str, Any], text: str) -> pytest.TestReport:

@@ -108,6 +108,9 @@ def serialised_report(config: Any, report: Any, limit: int) -> Dict[str, Any]:
         data = config.hook.pytest_report_to_serializable(config=config, report=report)
         if not isinstance(data, dict):
             raise TypeError("no plugin serialises a %s" % type(report).__name__)
+        if isinstance(data.get("longrepr"), str) and not isinstance(report.longrepr, str):
+            # Nothing of it is a message for the short summary: a doctest, a missing fixture, an error of collection.
+            data["fleet_has_no_message"] = True
         return {"data": portable(data, limit), "text": text}
     except Exception as error:
         plain = _plain_data(report, text, "this report could not be serialised: %s" % safe_repr(error))
