@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias, get_args
@@ -12,13 +14,14 @@ import msgspec
 
 from fleetest.core import commands, events
 from fleetest.core.model import Capabilities, RunId, TaskId, TaskSpec, WorkerId, base_id
-from fleetest.core.suite_planning import AdoptPlan, AskPlan, Ready, Refuse, Step, SuitePlanning, Unavailable
+from fleetest.core.suite_planning import AdoptPlan, AskPlan, PlanPart, Ready, Refuse, Step, SuitePlanning, Unavailable
 from fleetest.core.variants import expand_each
 from fleetest.errors import ExitStatus, RemoteProtocolError
 from fleetest.storage import records
 from fleetest.transport.link import Link
 from fleetest.wire import messages as wire
 from fleetest.wire.checks import check_plan
+from fleetest.wire.plan_parts import join_plans, join_reports
 from fleetest.wire.report_text import shorten
 
 ClientLink = Link[wire.ClientMessage, wire.CoordinatorToClient]
@@ -37,6 +40,8 @@ RUN_MESSAGES = get_args(RunMessage)
 NOTICES_MAX = 200
 ABSENTEES_NAMED_MAX = 5
 """So many workers that take no part in a suite are named to the client."""
+COLLECTION_WAIT_S = 300.0
+"""So long a suite of which something could not be imported waits for workers that may have it but do not answer."""
 ExpectedDurations = asyncio.Future[Mapping[str, float]]
 
 
@@ -93,8 +98,12 @@ class LiveRun:
         self._failures: dict[tuple[str, WorkerId], wire.SuiteFailed] = {}
         self._absentees: dict[str, set[WorkerId]] = {}
         """Workers that the client was told take no part, by suite."""
-        self._collected: dict[tuple[str, WorkerId], str] = {}
-        """Fingerprints by suite and worker."""
+        self._collected: dict[tuple[str, WorkerId], wire.SuiteCollected] = {}
+        """By suite and worker."""
+        self._drafts: dict[str, list[tuple[wire.SuitePlan, Sequence[wire.CollectionReports]]]] = {}
+        """Of suites whose plan is being put together: what came for its parts, in their order."""
+        self._waits: dict[str, asyncio.TimerHandle] = {}
+        """Of suites that may wait for those who do not answer: its end."""
         self._notices: dict[str, None] = {}
         self._variants: dict[TaskId, list[TaskId]] = {}
         """Of tests that run once on each value of a capability, by the id under which workers know them."""
@@ -110,6 +119,8 @@ class LiveRun:
     def finish(self, counts: Mapping[str, int]) -> None:
         """Its last message. A suite that no machine could collect has had no word yet of why."""
         self.is_over = True
+        for wait in self._waits.values():
+            wait.cancel()
         for suite, planning in self._planning.items():
             if planning.is_open:
                 self._tell_uncollected(suite)
@@ -127,14 +138,14 @@ class LiveRun:
         return True
 
     def _tell_uncollected(self, suite: str) -> None:
-        """No machine could collect it: what the first one said, of those where pytest itself had something to say.
+        """No machine could collect it: what the (first) one with the fewest errors said.
 
         Nothing of a run that was stopped.
         """
         if self.outcome != "finished" or self._exit_was_requested:
             return
         failures = {worker_id: failure for (name, worker_id), failure in self._failures.items() if name == suite}
-        told = next((each for each in failures if failures[each].kind != "unavailable"), next(iter(failures), None))
+        told = min(failures, key=lambda worker_id: _distance(failures[worker_id]), default=None)
         if told is not None:
             self._tell_reports(suite, told)
             self._tell_failure(failures[told])
@@ -222,6 +233,8 @@ class LiveRun:
 
     def prepare(self, command: commands.PrepareRun) -> wire.PrepareRun:
         self._first_runner[command.worker_id] = command.first_runner
+        for planning in self._planning.values():
+            planning.expect(command.worker_id)
         return wire.PrepareRun(
             run_id=self.run_id,
             suites=self.submission.suites,
@@ -231,8 +244,8 @@ class LiveRun:
 
     def _suite_collected(self, worker_id: WorkerId, message: wire.SuiteCollected) -> None:
         planning = self._planning_of(message.suite)
-        self._collected[message.suite, worker_id] = message.fingerprint
-        self._take(message.suite, planning.collected(worker_id, message.fingerprint))
+        self._collected[message.suite, worker_id] = message
+        self._take(message.suite, planning.collected(worker_id, message.fingerprint, message.unimported))
 
     def _plan_arrived(self, worker_id: WorkerId, plan: wire.SuitePlan) -> None:
         planning = self._planning_of(plan.suite)
@@ -257,7 +270,7 @@ class LiveRun:
         planning = self._planning_of(reports.suite)
         if planning.is_open:
             self._reports.setdefault((reports.suite, worker_id), []).append(reports)
-        elif planning.spokesman == worker_id:
+        elif planning.spokesman == worker_id and not planning.was_asked(worker_id):
             self.tell(reports)
 
     def worker_gone(self, worker_id: WorkerId) -> None:
@@ -271,10 +284,12 @@ class LiveRun:
         for suite, planning in self._planning.items():
             key = (suite, worker_id)
             if not is_same_session:
+                # The older one had gone, and this one will answer.
                 self._collected.pop(key, None)
-                self._take(suite, planning.worker_gone(worker_id))
             elif key in self._collected:
-                self._take(suite, planning.collected(worker_id, self._collected[key]))
+                self._reports.pop(key, None)
+                planning.new_link(worker_id)
+                self._suite_collected(worker_id, self._collected[key])
 
     def _planning_of(self, suite: str) -> SuitePlanning:
         planning = self._planning.get(suite)
@@ -283,7 +298,7 @@ class LiveRun:
         return planning
 
     def _resume_plan(self, worker_id: WorkerId, plan: wire.SuitePlan) -> None:
-        planning = self._planning[plan.suite]
+        suite, planning = plan.suite, self._planning[plan.suite]
         if self.is_over or not planning.was_asked(worker_id):
             return  # It left while the durations were loading; another one was asked.
         if planning.is_open:
@@ -294,10 +309,10 @@ class LiveRun:
                 failure = wire.SuiteFailed(run_id=self.run_id, suite=plan.suite, kind="internal_error", text=text)
                 self._suite_failed(worker_id, failure)
                 return
-        ids = [task.task_id for task in plan.tasks]
-        self._take(plan.suite, planning.plan_arrived(worker_id, plan.fingerprint, ids), plan)
+            self._drafts.setdefault(suite, []).append((plan, self._reports.pop((suite, worker_id), ())))
+        self._take(suite, planning.plan_arrived(worker_id, [task.task_id for task in plan.tasks]))
 
-    def _take(self, suite: str, steps: list[Step], plan: wire.SuitePlan | None = None) -> None:
+    def _take(self, suite: str, steps: list[Step]) -> None:
         for step in steps:
             if self.is_over:
                 return
@@ -309,20 +324,34 @@ class LiveRun:
                 self._shell.apply(events.SuiteUnavailable(step.worker_id, self.run_id, suite, step.reason))
                 self._see_if_refused(suite)
             elif isinstance(step, AdoptPlan):
-                assert plan is not None
-                self._tell_reports(suite, step.worker_id)
-                planned = self._wanted_part(self._with_variants(plan))
-                self.tell(planned)
-                if not planned.tasks:
-                    left_out = f" ({len(planned.deselected)} deselected)" if planned.deselected else ""
-                    self._is_news(f"{_called(suite)} has no test to run{left_out}")
-                self._plan(suite, planned.tasks)
-                for absentee in [worker_id for name, worker_id in self._failures if name == suite]:
-                    self._tell_absentee(suite, absentee)
+                self._adopt(suite, step.parts)
             elif isinstance(step, Refuse):
                 self._tell_reports(suite, step.worker_id)
                 self._tell_failure(self._failures[suite, step.worker_id])
                 self._shell.apply(events.SuiteRefused(self.run_id, suite, step.reason))
+        if self._planning[suite].is_waiting and suite not in self._waits:
+            loop = asyncio.get_running_loop()
+            self._waits[suite] = loop.call_later(COLLECTION_WAIT_S, self._stop_waiting, suite)
+
+    def _stop_waiting(self, suite: str) -> None:
+        self._take(suite, self._planning[suite].stop_waiting())
+
+    def _adopt(self, suite: str, parts: Sequence[PlanPart]) -> None:
+        drafts = list(zip(self._drafts.pop(suite), parts, strict=True))
+        plan = join_plans([(plan, part.nodes) for (plan, _), part in drafts])
+        steps = self._planning[suite].adopted(plan.fingerprint, [task.task_id for task in plan.tasks])
+        for reports in join_reports([(reports, part.nodes) for (_, reports), part in drafts]):
+            self.tell(reports)
+        self._forget_reports(suite)
+        planned = self._wanted_part(self._with_variants(plan))
+        self.tell(planned)
+        if not planned.tasks:
+            left_out = f" ({len(planned.deselected)} deselected)" if planned.deselected else ""
+            self._is_news(f"{_called(suite)} has no test to run{left_out}")
+        self._plan(suite, planned.tasks)
+        for absentee in [worker_id for name, worker_id in self._failures if name == suite]:
+            self._tell_absentee(suite, absentee)
+        self._take(suite, steps)
 
     def _see_if_refused(self, suite: str) -> None:
         """That was the last worker that might have collected it; other suites of the run go on."""
@@ -334,6 +363,9 @@ class LiveRun:
     def _tell_reports(self, suite: str, spokesman: WorkerId) -> None:
         for reports in self._reports.pop((suite, spokesman), ()):
             self.tell(reports)
+        self._forget_reports(suite)
+
+    def _forget_reports(self, suite: str) -> None:
         for key in [key for key in self._reports if key[0] == suite]:
             del self._reports[key]
 
@@ -468,6 +500,13 @@ def _expected_s(task: TaskSpec, known: Mapping[str, float]) -> float | None:
     """From history; a variant that never ran is expected to take what the test took elsewhere."""
     expected_s = known.get(task.task_id)
     return known.get(base_id(task.task_id, task.variant)) if expected_s is None else expected_s
+
+
+def _distance(failure: wire.SuiteFailed) -> float:
+    """The number of errors; more than any where pytest did not begin to collect, and most where it did not start."""
+    if failure.kind == "unavailable":
+        return math.inf
+    return len(failure.unimported) or sys.maxsize
 
 
 def _called(suite: str) -> str:

@@ -234,3 +234,128 @@ def test_a_test_that_the_only_worker_that_fits_cannot_import_waits_for_another_o
     assert "the wait for a worker with board=rev3 is over" in rest
     assert "2 passed" in rest
     assert client.wait() == ExitStatus.OK
+
+
+# With --continue-on-collection-errors ----------------------------------------------------------------------------------
+
+
+class Driver:
+    """A module that some workers lack, and a suite that wants it. Who has it can import it once the test says so.
+
+    ``failed`` can be read when somebody could not import it.
+    """
+
+    def __init__(self, fleet):
+        self.failed, go = fleet.directory / "failed", fleet.directory / "go"
+        os.mkfifo(self.failed)
+        os.mkfifo(go)
+        self.go = os.open(go, os.O_RDWR)
+        self.site = fleet.directory / "site"
+        self.site.mkdir()
+        (self.site / "board_driver.py").write_text(f"open({str(go)!r}).readline()\n")
+        (fleet.suite / "test_all.py").write_text("def test_all():\n    pass\n")
+        (fleet.suite / "test_board.py").write_text(
+            "try:\n    import board_driver\n"
+            f"except ImportError:\n    open({str(self.failed)!r}, 'w').close()\n    raise\n\n"
+            "def test_board():\n    pass\n"
+        )
+
+    def let_import(self):
+        os.write(self.go, b"now\n")
+
+
+@pytest.fixture
+def driver(fleet):
+    made = Driver(fleet)
+    yield made
+    os.close(made.go)
+
+
+def test_a_module_is_run_where_it_can_be_imported_whoever_answers_first(fleet, driver):
+    fleet.worker("plain")
+    fleet.worker("board", python_path=driver.site)
+    client = fleet.client("--continue-on-collection-errors", "test_all.py", "test_board.py")
+    driver.failed.read_text()
+    fleet.ask("workers")  # Meanwhile the answer of the first is there.
+    driver.let_import()
+    output, _ = client.communicate()
+    assert client.returncode == ExitStatus.OK, output
+    assert "2 passed" in output
+    assert fleet.history("select worker from attempts where task_id like '%board%'") == [("board",)]
+
+
+def test_a_worker_that_dies_while_it_imports_is_not_waited_for(fleet, driver):
+    fleet.worker("plain")
+    board = fleet.worker("board", python_path=driver.site)
+    client = fleet.client("--continue-on-collection-errors")
+    driver.failed.read_text()
+    board.kill()
+    output, _ = client.communicate()
+    assert client.returncode == ExitStatus.TESTS_FAILED, output
+    assert "1 passed, 1 error" in output
+
+
+PARTS = {
+    "test_all.py": "def test_all(): pass",
+    "test_board.py": "import board_driver\ndef test_board(): pass",
+    "lab/conftest.py": "import lab_driver",
+    "lab/test_lab.py": "def test_lab(): pass",
+    "lab/test_both.py": "import board_driver\ndef test_both(): pass",
+    "test_nobody.py": "import nobody_has_this\ndef test_nobody(): pass",
+    "test_wrong.py": "1 / 0",
+}
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_suite_that_no_worker_can_import_in_full_is_run_in_parts(fleet, start_method):
+    (fleet.suite / "lab").mkdir()
+    for name, text in PARTS.items():
+        (fleet.suite / name).write_text(text + "\n")
+    for name in ("board", "lab"):
+        site = fleet.directory / name
+        site.mkdir()
+        (site / f"{name}_driver.py").write_text("")
+        fleet.worker(name, python_path=site)
+    status, output, names = fleet.run("--continue-on-collection-errors", "--fleet-start-method", start_method)
+    assert status == ExitStatus.TESTS_FAILED, output
+    assert "3 passed, 3 errors" in output
+    for error in (
+        "ERROR collecting test_nobody.py",
+        "ERROR collecting test_wrong.py",
+        "ERROR collecting lab/test_both.py",
+    ):
+        assert output.count(error) == 1, output
+    assert "collected 3 items / 3 errors" in output
+    assert {"test_all", "test_board", "test_lab"} < set(names)
+    where = dict(fleet.history("select task_id, worker from attempts"))
+    assert (where["test_board.py::test_board"], where["lab/test_lab.py::test_lab"]) == ("board", "lab")
+
+
+def test_a_worker_that_joins_later_helps_with_what_is_planned(fleet):
+    meeting = fleet.directory / "meeting"
+    os.mkfifo(meeting)
+    site = fleet.directory / "site"
+    site.mkdir()
+    (site / "board_driver.py").write_text("")
+    (fleet.suite / "test_board.py").write_text("import board_driver\ndef test_board(): pass\n")
+    (fleet.suite / "test_all.py").write_text(
+        f"def test_one():\n    open({str(meeting)!r}).read()\n\ndef test_two():\n    open({str(meeting)!r}, 'w').close()\n"
+    )
+    fleet.worker("plain")
+    client = fleet.client("--continue-on-collection-errors", "-v")
+    lines = iter(client.stdout.readline, "")
+    assert any("collected 2 items / 1 error" in line for line in lines)
+    fleet.worker("board", python_path=site)
+    rest = "".join(lines)
+    assert "2 passed, 1 error" in rest
+    assert client.wait() == ExitStatus.TESTS_FAILED
+
+
+def test_of_what_no_worker_can_import_the_shortest_list_is_told(fleet):
+    (fleet.suite / "test_board.py").write_text("import board_driver\ndef test_board(): pass\n")
+    (fleet.suite / "test_nobody.py").write_text("import nobody_has_this\ndef test_nobody(): pass\n")
+    _plain_and_board(fleet)
+    status, output, _ = fleet.run()
+    assert status == ExitStatus.INTERRUPTED, output
+    assert "Interrupted: 1 error during collection" in output
+    assert "No module named 'board_driver'" not in output

@@ -1,11 +1,14 @@
 """The coordinator's shell over links in memory: real state and policies, workers and clients that speak the protocol."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as replaced
 
+from fleetest import live_run
 from fleetest.coordinator import Coordinator
 from fleetest.core.cluster_state import ClusterState
 from fleetest.core.model import AttemptResult, Capabilities, LeaseId, Limits, RunId, TaskId, TaskSpec, Verdict
@@ -343,6 +346,178 @@ async def test_what_no_machine_can_import_ends_the_suite_with_what_pytest_said_o
     told = [await client.next(wire.CollectionReports | wire.SuiteFailed | wire.RunFinished) for _ in range(2)]
     assert told == [wire.CollectionReports(run_id=RUN, suite="", reports=(b"error",)), NOT_HERE], "at once"
     assert RUN in fleet.coordinator.run_facts, "the other suite goes on"
+
+
+@on_fleet
+async def test_of_what_no_machine_can_import_the_shortest_list_is_told(fleet):
+    client = await fleet.client()
+    workers = [await fleet.worker(f"w{number}") for number in range(5)]
+    client.say(submission())
+    unable = [("x", "y"), ("x",), ("y",), ()]
+    failures = [replaced(NOT_HERE, text=f"of {number}", unimported=nodes) for number, nodes in enumerate(unable)]
+    failures.insert(0, replaced(NOT_HERE, kind="unavailable", text="no such directory", import_error=""))
+    for number, (worker, failure) in enumerate(zip(workers, failures, strict=True)):
+        worker.say(wire.CollectionReports(run_id=RUN, suite="", reports=(b"%d" % number,)), failure)
+        if number < 4:
+            worker.say(wire.RunNotice(run_id=RUN, text=f"{number} has answered"))
+            await client.next(wire.RunNotice)
+    told = [await client.next(wire.CollectionReports | wire.SuiteFailed | wire.RunFinished) for _ in range(3)]
+    assert told == [
+        wire.CollectionReports(run_id=RUN, suite="", reports=(b"2",)),
+        failures[2],
+        wire.RunFinished(run_id=RUN, counts={}),
+    ]
+
+
+def error_of(node_id: str, worker: str) -> bytes:
+    return json.dumps({"nodeid": node_id, "outcome": "failed", "longrepr": f"on {worker}"}).encode()
+
+
+class Collection:
+    """Of tests in modules, one each, without those that the worker cannot import."""
+
+    def __init__(self, worker: str, modules: str, unimported: str = "") -> None:
+        ids = [f"{module}.py::test" for module in modules]
+        fingerprint = fingerprint_of(map(TaskId, ids))
+        nodes = tuple(f"{module}.py" for module in unimported)
+        self.answer = wire.SuiteCollected(
+            run_id=RUN, suite="", fingerprint=fingerprint, count=len(ids), unimported=nodes
+        )
+        reports = tuple(error_of(node, worker) for node in nodes)
+        self.reports = wire.CollectionReports(run_id=RUN, suite="", reports=reports, warnings=(worker.encode(),))
+        self.plan = wire.SuitePlan(
+            run_id=RUN,
+            suite="",
+            fingerprint=fingerprint,
+            tasks=[TaskSpec(TaskId(test), group=test.partition("::")[0]) for test in ids],
+            items=[wire.ItemInfo(test, test.partition("::")[0], 1, "test", ()) for test in ids],
+            deselected=tuple(f"{module}.py::left_out" for module in modules),
+        )
+
+
+@on_fleet
+async def test_one_machine_without_import_errors_decides_whoever_answers_first(fleet):
+    first, client = await fleet.worker("w1"), await fleet.client()
+    second = await fleet.worker("w2")
+    client.say(submission())
+    partial, whole = Collection("w1", "a", unimported="b"), Collection("w2", "ab")
+    first.say(partial.answer)
+    second.say(whole.answer)
+    await second.next(wire.SendPlan)
+    second.say(whole.reports, whole.plan)
+    told = [await client.next(wire.CollectionReports | wire.SuitePlan) for _ in range(2)]
+    assert told == [whole.reports, whole.plan]
+    await first.next(wire.SendPlan)
+    first.say(partial.reports, partial.plan)
+    serving = [asyncio.ensure_future(execute(worker, 2)) for worker in (first, second)]
+    _, finished = await results_of(client)
+    for task in serving:
+        task.cancel()
+    assert finished.counts == {"passed": 2}
+
+
+@on_fleet
+async def test_what_each_machine_can_import_is_run_there_and_what_none_can_is_told_once(fleet):
+    client = await fleet.client()
+    collections = {
+        "w1": Collection("w1", "a", unimported="bcd"),
+        "w2": Collection("w2", "ab", unimported="cd"),
+        "w3": Collection("w3", "ac", unimported="bd"),
+    }
+    workers = {name: await fleet.worker(name) for name in collections}
+    client.say(submission())
+    for name, worker in workers.items():
+        worker.say(collections[name].answer)
+    for name in ("w2", "w3"):
+        await workers[name].next(wire.SendPlan)
+        workers[name].say(collections[name].reports, collections[name].plan)
+    reports = await client.next(wire.CollectionReports)
+    assert reports.reports == (error_of("d.py", "w2"),)
+    assert reports.warnings == (b"w2",)
+    plan = await client.next(wire.CollectionReports | wire.SuitePlan)
+    assert [item.node_id for item in plan.items] == ["a.py::test", "b.py::test", "c.py::test"]
+    assert plan.deselected == ("a.py::left_out", "b.py::left_out", "c.py::left_out")
+    serving = [asyncio.ensure_future(execute(workers[name], 3)) for name in ("w2", "w3")]
+    outcomes, finished = await results_of(client)
+    for task in serving:
+        task.cancel()
+    assert finished.counts == {"passed": 3}
+    where = {outcome.task_id: outcome.worker for outcome in outcomes}
+    assert (where["b.py::test"], where["c.py::test"]) == ("w2", "w3")
+
+
+@on_fleet
+async def test_what_is_told_of_a_plan_of_several_machines_is_not_told_again_when_one_comes_back(fleet):
+    client = await fleet.client()
+    collections = [Collection("w1", "a", unimported="bd"), Collection("w2", "b", unimported="ad")]
+    workers = [await fleet.worker(name) for name in ("w1", "w2")]
+    client.say(submission())
+    for worker, each in zip(workers, collections, strict=True):
+        worker.say(each.answer)
+    for worker, each in zip(workers, collections, strict=True):
+        await worker.next(wire.SendPlan)
+        worker.say(each.reports, each.plan)
+    await client.next(wire.SuitePlan)
+    await execute(workers[0], 1)
+    again = await fleet.worker("w1")
+    again.say(collections[0].answer)
+    await again.next(wire.SendPlan)
+    again.say(collections[0].reports, collections[0].plan)
+    await execute(workers[1], 1)
+    last = await client.next(wire.CollectionReports | wire.RunFinished)
+    assert last == wire.RunFinished(run_id=RUN, counts={"passed": 2})
+
+
+@on_fleet
+async def test_a_machine_that_is_lost_is_not_waited_for(fleet):
+    first, client = await fleet.worker("w1"), await fleet.client()
+    second = await fleet.worker("w2")
+    client.say(submission())
+    partial = Collection("w1", "a", unimported="b")
+    first.say(partial.answer)
+    await second.next(wire.PrepareRun)
+    await second.link.close("killed")
+    await first.next(wire.SendPlan)
+    first.say(partial.reports, partial.plan)
+    assert await client.next(wire.CollectionReports) == partial.reports
+    await execute(first, 1)
+    _, finished = await results_of(client)
+    assert finished.counts == {"passed": 1}
+
+
+def test_a_machine_that_does_not_answer_is_waited_for_within_bounds():
+    @on_fleet
+    async def run(fleet):
+        first, client = await fleet.worker("w1"), await fleet.client()
+        await fleet.worker("w2")
+        client.say(submission())
+        partial = Collection("w1", "a", unimported="b")
+        first.say(partial.answer)
+        await first.next(wire.SendPlan)
+        first.say(partial.plan)
+        await execute(first, 1)
+        _, finished = await results_of(client)
+        assert finished.counts == {"passed": 1}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_run, "COLLECTION_WAIT_S", 0.0)
+        run()
+
+
+@on_fleet
+async def test_who_comes_back_before_it_has_sent_its_plan_is_asked_once(fleet):
+    first, client = await fleet.worker("w1"), await fleet.client()
+    client.say(submission())
+    collected, plan = collection(1)
+    first.say(collected)
+    await first.next(wire.SendPlan)
+    again = await fleet.worker("w1")
+    await again.next(wire.SendPlan)
+    again.say(collected, plan)
+    granted = await again.next(wire.SendPlan | wire.GrantLeases)
+    again.say(wire.AttemptsFinished(results=[AttemptResult(granted.leases[0].lease_id, Verdict.PASSED)]))
+    _, finished = await results_of(client)
+    assert finished.counts == {"passed": 1}
 
 
 @on_fleet

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fleetest.processes.import_failure import import_failure
+from fleetest.processes.import_failure import import_failure, unimported
 
 IN_MODULE = (
     "ImportError while importing test module '/suite/test_a.py'.\n"
@@ -24,8 +24,8 @@ PLUGIN = 'Traceback (most recent call last):\n  File "x", line 1, in y\nImportEr
 GPU = "ModuleNotFoundError: No module named 'gpu'"
 
 
-def report(longrepr, outcome="failed"):
-    return json.dumps({"outcome": outcome, "longrepr": longrepr}).encode()
+def report(longrepr, outcome="failed", node_id="test_a.py"):
+    return json.dumps({"nodeid": node_id, "outcome": outcome, "longrepr": longrepr}).encode()
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,15 @@ def report(longrepr, outcome="failed"):
 def test_what_could_not_be_imported_if_nothing_else_is_wrong(text, longreprs, error):
     skipped = report(["test_c.py", 1, "Skipped"], outcome="skipped")
     assert import_failure(text, [*map(report, longreprs), skipped, b"no json", b"[]"]) == error
+
+
+def test_which_modules_and_folders_could_not_be_imported():
+    reports = [
+        report(IN_MODULE),
+        report(SYNTAX, node_id="test_b.py"),
+        report(["test_c.py", 1, "Skipped"], "skipped", "test_c.py"),
+        report(FURTHER_DOWN, node_id="lab"),
+        b"no json",
+        report(IN_MODULE),
+    ]
+    assert unimported(reports) == ("test_a.py", "lab")

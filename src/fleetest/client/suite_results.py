@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-import msgspec
 
 from fleetest.client.variant_matrix import VariantMatrix
 from fleetest.core.model import TaskId, TaskSpec, Verdict, base_id
@@ -27,7 +24,7 @@ from fleetest.wire.messages import (
     SuitePlan,
     TasksFinished,
 )
-from fleetest.wire.portable_values import from_portable
+from fleetest.wire.portable_values import read_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +176,7 @@ class SuiteResults:
 
 def collection_error_text(serialised: bytes) -> str:
     """The text of a failed collect report; empty for a skipped one or one that cannot be read."""
-    report = _decoded(serialised)
+    report = read_fields(serialised)
     if report.get("outcome") != "failed":
         return ""
     representation = report.get("longrepr")
@@ -196,16 +193,8 @@ def collection_error_text(serialised: bytes) -> str:
 
 def warning_line(serialised: bytes) -> str:
     """``file:line: Category: message`` of a serialised warning; empty if it cannot be read."""
-    warning = _decoded(serialised)
+    warning = read_fields(serialised)
     if "message" not in warning:
         return ""
     place = f"{warning.get('filename')}:{warning.get('lineno')}"
     return f"{place}: {warning.get('category')}: {warning['message']}"
-
-
-def _decoded(serialised: bytes) -> dict[str, Any]:
-    try:
-        value = from_portable(msgspec.json.decode(serialised))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -41,7 +41,7 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class SuitePlanned:
-    """The first complete collection of a suite: from now on these are its tasks, in this order."""
+    """It is known what a suite consists of: from now on these are its tasks, in this order."""
 
     run_id: RunId
     suite: str

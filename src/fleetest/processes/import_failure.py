@@ -1,13 +1,11 @@
-"""Was a suite not collected only because something cannot be imported here? Another machine may well have it."""
+"""Was something not collected only because it cannot be imported here? Another machine may well have it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-import msgspec
-
-from fleetest.wire.portable_values import from_portable
+from fleetest.wire.portable_values import read_fields
 
 _IN_CONFTEST = "ImportError while loading conftest "
 _IN_MODULE = "ImportError while importing test module "
@@ -20,11 +18,25 @@ def import_failure(text: str, reports: Sequence[bytes]) -> str:
 
     ``text`` is what pytest said as it gave up, ``reports`` are the collect reports that it had made, as JSON.
     """
-    failed = [report for report in map(_decoded, reports) if report.get("outcome") == "failed"]
-    if not failed:
+    errors = [error for _, error in _failed(reports)]
+    if not errors:
         return _of_start(text)
-    errors = [_of_collector(report.get("longrepr")) for report in failed]
     return errors[0] if all(errors) else ""
+
+
+def unimported(reports: Sequence[bytes]) -> tuple[str, ...]:
+    """Node ids of the modules and folders that could not be imported."""
+    return tuple(dict.fromkeys(node_id for node_id, error in _failed(reports) if error))
+
+
+def _failed(reports: Sequence[bytes]) -> list[tuple[str, str]]:
+    """Node ids of collectors that failed, and what could not be imported if it was that."""
+    read = map(read_fields, reports)
+    return [
+        (str(report.get("nodeid")), _of_collector(report.get("longrepr")))
+        for report in read
+        if report.get("outcome") == "failed"
+    ]
 
 
 def _of_start(text: str) -> str:
@@ -49,11 +61,3 @@ def _first_error(traceback: str) -> str:
     line = _ERROR_LINE.search(traceback)
     found = _IMPORT_ERROR.match(line[1]) if line else None
     return found[0] if found else ""
-
-
-def _decoded(report: bytes) -> dict[str, object]:
-    try:
-        value = from_portable(msgspec.json.decode(report))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from fleetest.core.model import RunId, TaskId
 from fleetest.errors import ExitStatus
 from fleetest.processes import frames
-from fleetest.processes.import_failure import import_failure
+from fleetest.processes.import_failure import import_failure, unimported
 from fleetest.processes.launch import PrestartedTemplate, start_frame, start_template_early
 from fleetest.processes.output_forwarding import OutputForwarder
 from fleetest.processes.process_groups import describe_returncode, kill_session
@@ -228,6 +228,7 @@ class SuiteSession:
                     suite=self._suite.name,
                     fingerprint=collection.fingerprint,
                     count=len(collection.task_ids),
+                    unimported=unimported(self._reports),
                 )
             )
         self._on_ready()
@@ -266,6 +267,7 @@ class SuiteSession:
                 exit_status=exit_status,
                 collected=collected,
                 import_error=import_failure(text, self._reports) if kind in _MAY_BE_IMPORTS else "",
+                unimported=unimported(self._reports),
             )
         )
         if self._template is not None:

@@ -113,6 +113,8 @@ class SuiteCollected(Message, frozen=True):
     suite: str
     fingerprint: str
     count: int
+    unimported: tuple[str, ...] = ()
+    """Node ids of modules and folders that could not be imported here and so are left out. Others may have them."""
 
 
 class SuitePlan(Message, frozen=True):
@@ -153,6 +155,8 @@ class SuiteFailed(Message, frozen=True):
     """Items that were collected before or beside the errors."""
     import_error: str = ""
     """If that is all that was wrong: what could not be imported. Other machines may have it."""
+    unimported: tuple[str, ...] = ()
+    """Node ids of the modules and folders that could not be imported."""
 
 
 class AttemptsStarted(Message, frozen=True):

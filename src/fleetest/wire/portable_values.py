@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
+
 
 def from_portable(value: Any) -> Any:
     """The Python value of decoded JSON: tuples, bytes and dictionaries with other keys come back as what they were."""
@@ -21,6 +23,15 @@ def from_portable(value: Any) -> Any:
         if tag == "$dict":
             return {_hashable(from_portable(key)): from_portable(entry) for key, entry in content}
     return {key: from_portable(entry) for key, entry in value.items()}
+
+
+def read_fields(serialised: bytes) -> dict[str, Any]:
+    """Fields of a report or warning. It comes from the user's process and may be anything: else it has no fields."""
+    try:
+        value = from_portable(msgspec.json.decode(serialised))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _hashable(key: Any) -> Any:
