@@ -295,6 +295,32 @@ def test_a_target_that_cannot_be_collected_fails_the_run_and_nothing_else_is_los
     assert "2 passed, 1 not collected in " in text
 
 
+def test_what_of_a_target_could_not_be_collected_fails_the_run(suite: SuiteFile, tmp_path: Path) -> None:
+    reports = [
+        {"nodeid": "a.py", "outcome": "failed", "longrepr": "ImportError: no module named b"},
+        {"nodeid": "b.py", "outcome": "skipped", "longrepr": ["b.py", 1, "Skipped: not here"]},
+        {"nodeid": "c.py", "outcome": "failed", "longrepr": "SyntaxError: invalid syntax"},
+    ]
+    junit = tmp_path / "out.xml"
+    encoded = tuple(json.dumps(report).encode() for report in reports)
+    fleet = ScriptedFleet(
+        CollectionReports(run_id=RUN, suite="unit", reports=encoded),
+        plan("unit"),
+        finished(outcome("build", Verdict.PASSED), outcome("lint", Verdict.PASSED)),
+        FINISHED,
+    )
+
+    status, text = execute(suite, fleet, junit_file=junit)
+
+    assert status == ExitStatus.TESTS_FAILED
+    assert "ImportError: no module named b" in text
+    assert "2 passed, 2 errors while collecting in " in text
+    root = ElementTree.parse(junit).getroot()
+    assert (root.get("tests"), root.get("errors"), root.get("skipped")) == ("3", "1", "0")
+    (error,) = root.iter("error")
+    assert error.text == "ImportError: no module named b\n\nSyntaxError: invalid syntax"
+
+
 def test_nothing_collected_is_exit_status_5(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('[[pytest]]\nname = "unit"\n')

@@ -61,7 +61,7 @@ def junit_document(
 ) -> ElementTree.Element:
     """The document: a ``testsuite`` for the commands and for each pytest target, in the order of the plan.
 
-    A target that could not be collected has one testcase of its own, with an error.
+    A target that could not be collected, or not all of it, has one testcase for that, with an error.
     """
     root = ElementTree.Element("testsuites", name=valid_xml(name))
     suites: dict[str, list[TaskResult]] = {}

@@ -124,7 +124,7 @@ class SuiteReport:
     def summarise(self, results: SuiteResults) -> None:
         """Failures with everything known of them, warnings, then the counts."""
         red = [task for task in results.tasks() if task.verdict in _RED - _NEVER_STARTED]
-        if red or results.failures:
+        if red or results.failures or results.collection_errors:
             self._rule("failures", "=")
         self._write_suite_failures(results)
         for task in red:
@@ -151,10 +151,8 @@ class SuiteReport:
             if failure.text:
                 self._lines.write(printable(failure.text.rstrip()))
         for suite, report in results.collection_errors:
-            text = collection_error_text(report)
-            if text:
-                self._rule(f"{printable(suite)}: error while collecting", "_", "red")
-                self._lines.write(printable(text))
+            self._rule(f"{printable(suite)}: error while collecting", "_", "red")
+            self._lines.write(printable(collection_error_text(report)))
 
     def _write_failure(self, task: TaskResult) -> None:
         outcome = task.outcome
@@ -195,9 +193,12 @@ class SuiteReport:
         not_collected = len(results.failures) + len(results.uncollected)
         if not_collected:
             parts.append(f"{not_collected} not collected")
+        errors = len(results.errors_beside_tests)
+        if errors:
+            parts.append(f"{errors} error{'s' if errors > 1 else ''} while collecting")
         elapsed = duration(time.monotonic() - self._started_at)
         slots = f" on {results.slots} slot{'s' if results.slots != 1 else ''}" if results.slots else ""
-        is_red = bool(not_collected) or any(verdict in _RED for verdict in counts)
+        is_red = bool(not_collected or errors) or any(verdict in _RED for verdict in counts)
         self._lines.write(
             f"{', '.join(parts) or 'no tests'} in {elapsed}{slots}", "bold red" if is_red else "bold green"
         )

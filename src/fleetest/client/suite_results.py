@@ -57,7 +57,7 @@ class SuiteResults:
     exit_request: ExitRequested | None = None
     notices: list[str] = field(default_factory=list)
     collection_errors: list[tuple[str, bytes]] = field(default_factory=list)
-    """(suite, serialised report) of collectors that failed or were skipped."""
+    """(suite, serialised report) of collectors that failed."""
     warnings: list[bytes] = field(default_factory=list)
     matrix: VariantMatrix = field(default_factory=VariantMatrix)
     """Of what runs once on each value of a capability."""
@@ -90,6 +90,12 @@ class SuiteResults:
         return tuple(self._uncollected)
 
     @property
+    def errors_beside_tests(self) -> list[tuple[str, bytes]]:
+        """Of ``collection_errors`` those in spite of which the rest of the suite was collected."""
+        failed = {failure.suite for failure in self.failures}
+        return [(suite, report) for suite, report in self.collection_errors if suite not in failed]
+
+    @property
     def waiting(self) -> list[TaskId]:
         """Planned tasks without a verdict."""
         return [task_id for task_id in self._planned if task_id not in self._final]
@@ -114,7 +120,8 @@ class SuiteResults:
                 self._uncollected.pop(message.suite, None)
                 self.failures.append(message)
             case CollectionReports():
-                self.collection_errors.extend((message.suite, report) for report in message.reports)
+                failed = [report for report in message.reports if read_fields(report).get("outcome") == "failed"]
+                self.collection_errors.extend((message.suite, report) for report in failed)
                 self.warnings.extend(message.warnings)
             case RunWarnings():
                 self.warnings.extend(message.warnings)
@@ -169,16 +176,15 @@ class SuiteResults:
             if self.exit_request.exit_status is not None:
                 return self.exit_request.exit_status
             return ExitStatus.INTERRUPTED
-        if self.failures or self._uncollected or any(not task.verdict.is_success for task in self.tasks()):
+        is_collected = not (self.failures or self._uncollected or self.collection_errors)
+        if not is_collected or any(not task.verdict.is_success for task in self.tasks()):
             return ExitStatus.TESTS_FAILED
         return ExitStatus.OK if self._planned else ExitStatus.NO_TESTS_COLLECTED
 
 
 def collection_error_text(serialised: bytes) -> str:
-    """The text of a failed collect report; empty for a skipped one or one that cannot be read."""
+    """The text of a failed collect report."""
     report = read_fields(serialised)
-    if report.get("outcome") != "failed":
-        return ""
     representation = report.get("longrepr")
     if isinstance(representation, str):
         return representation

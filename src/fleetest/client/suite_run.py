@@ -20,7 +20,7 @@ from fleetest.client.junit import write_junit
 from fleetest.client.run_progress import RunProgress
 from fleetest.client.suite_file import SuiteFile
 from fleetest.client.suite_report import SuiteReport
-from fleetest.client.suite_results import SuiteResults
+from fleetest.client.suite_results import SuiteResults, collection_error_text
 from fleetest.core.model import RunId
 from fleetest.errors import ExitStatus, FleetestError, UserError
 from fleetest.wire.messages import CommandSuite, SubmitRun, SuiteFailed
@@ -139,7 +139,14 @@ class SuiteRun:
             SuiteFailed(run_id=self._run_id, suite=name, kind="not_collected", text=text)
             for name in results.uncollected
         ]
-        failures = [*results.failures, *uncollected]
+        broken: dict[str, list[str]] = {}
+        for name, report in results.errors_beside_tests:
+            broken.setdefault(name, []).append(collection_error_text(report))
+        beside_tests = [
+            SuiteFailed(run_id=self._run_id, suite=name, kind="collection_errors", text="\n\n".join(texts))
+            for name, texts in broken.items()
+        ]
+        failures = [*results.failures, *uncollected, *beside_tests]
         write_junit(self._options.junit_file, self._suite.name, results.tasks(), failures, duration_s)
 
     def _follow(self) -> None:
