@@ -147,7 +147,7 @@ def _unreachable(url: str, error: Exception) -> UserError:
         message = f"{url} closed the connection at once: does it speak TLS (wss://)?"
         return UserError(message, ExitStatus.UNREACHABLE)
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    message = f"cannot reach the coordinator at {url} ({reason}): is it running, is --coordinator right?"
+    message = f"cannot reach the coordinator at {url} ({reason}): is it running there?"
     return UserError(message, ExitStatus.UNREACHABLE)
 
 
