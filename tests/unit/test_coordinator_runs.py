@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as replaced
 
-from fleetest import live_run
+from fleetest import suite_collection
 from fleetest.coordinator import Coordinator
 from fleetest.core.cluster_state import ClusterState
 from fleetest.core.model import AttemptResult, Capabilities, LeaseId, Limits, RunId, TaskId, TaskSpec, Verdict
@@ -500,7 +500,7 @@ def test_a_machine_that_does_not_answer_is_waited_for_within_bounds():
         assert finished.counts == {"passed": 1}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live_run, "COLLECTION_WAIT_S", 0.0)
+        patch.setattr(suite_collection, "COLLECTION_WAIT_S", 0.0)
         run()
 
 
