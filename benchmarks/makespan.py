@@ -2,6 +2,7 @@
 
     python benchmarks/makespan.py            all cases, three seeds each
     python benchmarks/makespan.py --quick    one seed each
+    python benchmarks/makespan.py --small    small fleets: few tests for each slot, in few files
 
 10,000 tests in files of 20 on 10 machines of 10 slots; durations are lognormal. The bound is the larger of all the work
 at the fleet's whole speed and the longest test on its fastest machine. Messages take 0.5 to 20 ms either way, for all
@@ -15,46 +16,65 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fleetest.simulation.what_if import STRATEGIES, Machine, Question, lognormal_tests
 
-TESTS, MACHINES, SLOTS = 10_000, 10, 10
-EQUAL = tuple(Machine(f"m{number}", SLOTS) for number in range(MACHINES))
-ONE_HALF_AS_FAST = (*EQUAL[:-1], Machine("m9", SLOTS, speed=0.5))
 SIGMAS = (1.0, 2.0)
 
 
-def questions(seed: int) -> dict[str, Question]:
+@dataclass(frozen=True)
+class Size:
+    tests: int = 10_000
+    machines: int = 10
+    slots: int = 10
+    """Of each machine."""
+
+
+SMALL = {
+    "1,000 on 4 x 4, ": Size(1_000, 4, 4),
+    "400 on 1 x 4, ": Size(400, 1, 4),
+    "3,000 on 10 x 10, ": Size(3_000),
+}
+
+
+def questions(seed: int, size: Size = Size()) -> dict[str, Question]:
+    equal = tuple(Machine(f"m{number}", size.slots) for number in range(size.machines))
+    one_half_as_fast = (*equal[:-1], replace(equal[-1], speed=0.5))
     found = {}
     for sigma in SIGMAS:
-        tests, durations_s = lognormal_tests(TESTS, 0.0, sigma, seed=seed)
+        tests, durations_s = lognormal_tests(size.tests, 0.0, sigma, seed=seed)
         unknown = [replace(test, expected_s=None) for test in tests]
-        found[f"sigma {sigma:g}, history"] = Question(EQUAL, tests, durations_s)
-        found[f"sigma {sigma:g}, history, one machine half as fast"] = Question(
-            ONE_HALF_AS_FAST,
-            tests,
-            durations_s,
-            slowness={machine.name: 1.0 / machine.speed for machine in ONE_HALF_AS_FAST},
-        )
-        found[f"sigma {sigma:g}, no history"] = Question(EQUAL, unknown, durations_s)
+        found[f"sigma {sigma:g}, history"] = Question(equal, tests, durations_s)
+        if size.machines > 1:
+            found[f"sigma {sigma:g}, history, one machine half as fast"] = Question(
+                one_half_as_fast,
+                tests,
+                durations_s,
+                slowness={machine.name: 1.0 / machine.speed for machine in one_half_as_fast},
+            )
+        found[f"sigma {sigma:g}, no history"] = Question(equal, unknown, durations_s)
     return found
 
 
-def measure(seeds: int) -> dict[str, dict[str, list[float]]]:
+def measure(seeds: int, sizes: Mapping[str, Size]) -> dict[str, dict[str, list[float]]]:
     """Ratios by case and strategy, one per seed."""
     ratios: dict[str, dict[str, list[float]]] = {}
     for seed in range(seeds):
-        for case, question in questions(seed).items():
+        cases = {
+            name + case: question for name, size in sizes.items() for case, question in questions(seed, size).items()
+        }
+        for case, question in cases.items():
             for name, strategy in STRATEGIES.items():
                 begun_at = time.perf_counter()
                 answer = strategy(question, seed)
                 took_s = time.perf_counter() - begun_at
-                assert sum(answer.verdicts.values()) == TESTS
+                assert sum(answer.verdicts.values()) == len(question.tests)
                 ratios.setdefault(case, {}).setdefault(name, []).append(answer.ratio)
                 print(
-                    f"{case:44} {name:18} seed {seed}: {answer.makespan_s:8.1f} s, bound {answer.bound_s:8.1f} s,"
+                    f"{case:62} {name:18} seed {seed}: {answer.makespan_s:8.1f} s, bound {answer.bound_s:8.1f} s,"
                     f" ratio {answer.ratio:.4f}  ({took_s:.1f} s here)",
                     flush=True,
                 )
@@ -77,9 +97,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed instead of three")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="small fleets instead of 100 slots and 10,000 tests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all ratios to it")
     options = parser.parse_args()
-    ratios = measure(1 if options.quick else options.seeds)
+    ratios = measure(1 if options.quick else options.seeds, SMALL if options.small else {"": Size()})
     print("\nmakespan to bound, mean over the seeds\n" + table(ratios))
     if options.json is not None:
         options.json.write_text(json.dumps(ratios, indent=1) + "\n")

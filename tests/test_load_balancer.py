@@ -10,7 +10,7 @@ from support.command_line import run_file
 from support.machines import CPU, GB, W1, W2, W3, needs
 from support.policy_case import PolicyCase
 
-from fleetest.core import commands
+from fleetest.core import commands, events
 from fleetest.core.model import Capabilities, Verdict
 from fleetest.core.policies import Score
 from fleetest.load_balancer import LoadBalancer
@@ -354,6 +354,7 @@ class HedgingTests(BalancerCase):
     def test_a_test_that_alone_decides_the_end_is_hedged_before_any_slot_is_idle(self):
         """It was begun on a machine that turns out to be slow: its second attempt comes behind another one's work."""
         self.join(dict.fromkeys(("slow", "usual", "third", "fourth"), CPU))
+        self.cluster.apply(events.SlownessRecalled(dict.fromkeys(("slow", "usual"), 1.0)))
         self.cluster.submit(
             task("long", expected_s=100.0), *(task(f"{number}", expected_s=1.0) for number in range(60)), ready=False
         )

@@ -113,6 +113,9 @@ class LoadBalancer:
     def slowness(self, worker: Worker, task_class: TaskClass) -> float:
         return self._speeds.slowness(worker.worker_id, kind_of(task_class))
 
+    def slowest(self, worker: Worker, task_class: TaskClass) -> float:
+        return self._speeds.slowest(worker.worker_id, kind_of(task_class))
+
     def order(self, worker: Worker) -> float:
         """Slowness over reliability: what a second of typical work costs there, failures included."""
         return self._speeds.slowness(worker.worker_id) / self.reliability(worker)

@@ -14,17 +14,15 @@ from fleetest.core.ageing import Ageing
 from fleetest.core.class_lines import ClassLines
 from fleetest.core.compilation import mypyc_attr
 from fleetest.core.dividing import is_worth_dividing, may_fall_apart, split, take_apart
-from fleetest.core.entities import Run, Slot, Task, TaskClass, TaskGroup, Worker
+from fleetest.core.entities import Run, Slot, Task, TaskClass, Worker
 from fleetest.core.fair_share import BONUS_S, FairShare
 from fleetest.core.group_owners import GroupOwners
 from fleetest.core.group_queue import ClassLine, GroupQueue, Wanted
+from fleetest.core.long_tests import LongTests
 from fleetest.core.model import Instant, Limits
 from fleetest.core.placement import Placement
 from fleetest.core.policies import NOTHING_CHOSEN, NOTHING_WOKEN, Choice, Wakes
 
-LONG_TASK_SHARE = 0.1
-"""A task that takes more than this part of the ideal duration of all the work starts early, apart from its group."""
-LONG_TASK_MIN_S = 1.0
 LAST_TASKS_PER_SLOT = 10
 LAST_TASKS_SHARE = 0.2
 """When no more tasks than this per slot, and no more than this part of the run, are left, the longest goes first,
@@ -51,6 +49,7 @@ class TaskScheduler:
         self._limits = limits
         self._lines = ClassLines(placement)
         self._ageing = Ageing(placement, limits.ageing_s, self._wakes)
+        self._long = LongTests(placement, self._next)
 
     # What is queued --------------------------------------------------------------------------------------------
 
@@ -72,10 +71,9 @@ class TaskScheduler:
         self._share.drop(run)
 
     def add_tasks(self, tasks: Sequence[Task], now: Instant) -> None:
-        is_long = self._long_tasks(tasks) if tasks else None
         changed: dict[GroupQueue, list[Task]] = {}
         for task in tasks:
-            queue = self._queue_for(task, is_long is not None and is_long(task))
+            queue = self._queue_for(task)
             changed.setdefault(queue, []).append(task)
         for queue, added in changed.items():
             if not queue.line.count:
@@ -165,6 +163,7 @@ class TaskScheduler:
         is_empty = not slot.leases
         taken_s = 0.0
         self._ageing.look(self._lines.all(), now)
+        self._long.look(slot, now)
         while room_tasks > len(tasks):
             queue = self._stays_in(slot, is_empty=is_empty and not tasks)
             if queue is None:
@@ -203,11 +202,11 @@ class TaskScheduler:
 
     def _are_last(self, line: ClassLine) -> bool:
         """True if where the tasks of this line run next decides when the last slot ends."""
-        slots, run = self._placement.eligible_slots(line.task_class), line.task_class.run
-        if slots < 2 or line.count > LAST_TASKS_PER_SLOT * slots:
-            return False
         # Of many lines each is a small part of the run from its beginning.
-        return line.run_total.count <= LAST_TASKS_SHARE * len(run.tasks)
+        if line.run_total.count > LAST_TASKS_SHARE * len(line.task_class.run.tasks):
+            return False
+        slots = self._placement.eligible_slots(line.task_class)
+        return slots >= 2 and line.count <= LAST_TASKS_PER_SLOT * slots
 
     def _take(self, queue: GroupQueue, tasks: list[Task], room_tasks: int, limit_s: float, taken_s: float) -> float:
         """Move tasks from the queue's front to ``tasks``: at least one, then while below the limits."""
@@ -232,7 +231,7 @@ class TaskScheduler:
         return taken_s
 
     def _stays_in(self, slot: Slot, *, is_empty: bool) -> GroupQueue | None:
-        """The slot's own group if it is clear, without a look at other lines, that nothing goes before it."""
+        """The slot's own group, or a long test of its line, if it is clear that nothing else goes before it."""
         queue = self._owners.current(slot)
         if queue is None or not queue.count or queue.owner is not slot or self._ageing.has_any:
             return None
@@ -253,7 +252,8 @@ class TaskScheduler:
             line.count and placement.is_scarce(line.task_class) for line in self._lines.fitting(worker)
         ):
             return None
-        return queue
+        due = self._long.due(line, slot, self._may(line, worker), are_last=self._are_last(line))
+        return queue if due is None else due
 
     def _best(self, slot: Slot, *, is_empty: bool) -> tuple[GroupQueue | None, TaskClass | None]:
         """The group to take from next, or the class for which the slot (or its whole worker) should run dry."""
@@ -299,7 +299,7 @@ class TaskScheduler:
             may = self._may(line, worker)
             own = (queue for queue in self._owners.of(slot) if queue.level is level and queue.count)
             queue = next((queue for queue in own if may is None or may(queue)), None)
-            queue = queue or level.best_fresh(may) or level.best_active(may)
+            queue = queue or level.best_fresh(may) or level.best_active(may) or level.best_apart(may)
             if queue is None:
                 continue
             if line.task_class.reserves:
@@ -346,10 +346,9 @@ class TaskScheduler:
             elif priority == top and is_scarce is is_top_scarce:
                 level.append(candidate)
         level = self._whose_turn(level, current)
-        capability_kind = slot.worker.capability_kind
         best = level[0]
         for candidate in level:
-            if candidate is not best and self._goes_before(candidate[0], best[0], current, capability_kind):
+            if candidate is not best and self._goes_before(candidate[0], best[0], current, slot):
                 best = candidate
         return best
 
@@ -365,17 +364,18 @@ class TaskScheduler:
         least = min(turns.values())
         return [candidate for candidate in level if turns[candidate[0].line.task_class.run] == least]
 
-    def _goes_before(
-        self, one: GroupQueue, other: GroupQueue, current: GroupQueue | None, capability_kind: int
-    ) -> bool:
+    def _goes_before(self, one: GroupQueue, other: GroupQueue, current: GroupQueue | None, slot: Slot) -> bool:
         """True if of two groups that are level in all else the slot takes from the first one."""
         kind, other_kind = one.level.line.task_class.kind, other.level.line.task_class.kind
         if kind.alone is not other_kind.alone:
             return other_kind.alone
+        is_due, is_other_due = self._long.is_due(one, slot), self._long.is_due(other, slot)
+        if is_due is not is_other_due:
+            return is_due
         if one is current or other is current:
             return one is current
         if kind.has_preferences or other_kind.has_preferences:
-            preference = self._placement.preference
+            preference, capability_kind = self._placement.preference, slot.worker.capability_kind
             satisfied, others = preference(kind, capability_kind), preference(other_kind, capability_kind)
             if satisfied != others:
                 return satisfied > others
@@ -393,6 +393,9 @@ class TaskScheduler:
 
     def _best_group(self, line: ClassLine, slot: Slot) -> GroupQueue | None:
         own, current, may = None, self._owners.current(slot), self._may(line, slot.worker)
+        due = self._long.due(line, slot, may, are_last=self._are_last(line))
+        if due is not None:
+            return due
         for queue in self._owners.of(slot):
             if queue.line is line and queue.count and (may is None or may(queue)):
                 rank = (queue.priority, queue is current)
@@ -402,11 +405,13 @@ class TaskScheduler:
         best = own if own is not None and (fresh is None or own.priority >= fresh.priority) else fresh
         if best is own and own is not None and len(line.levels) == 1:
             return own
+        # Other slots would be better places for it, but there is nothing else of its priority.
+        apart = line.best_apart(may)
         # More urgent work comes first, even if it is in a group that another slot is in.
         active = line.best_active(may)
         if active is not None and (best is None or active.priority > best.priority) and is_worth_dividing(active):
-            return active
-        return best
+            best = active
+        return apart if best is None or (apart is not None and apart.priority > best.priority) else best
 
     # Queues ----------------------------------------------------------------------------------------------------
 
@@ -414,15 +419,14 @@ class TaskScheduler:
         """The part of the group that the slot now works on: all of it, or the far half of another slot's group."""
         if queue.owner is not None and queue.owner is not slot and queue.count > 1:
             queue = split(queue, self._next(), self._predict_s)
-        self._owners.enter(queue, slot)
+        # After a single long test the slot goes on where it was.
+        if not queue.is_apart or queue.count > 1:
+            self._owners.enter(queue, slot)
         return queue
 
-    def _queue_for(self, task: Task, apart: bool) -> GroupQueue:
+    def _queue_for(self, task: Task) -> GroupQueue:
         task_class, group = task.task_class, task.group
         line = self._lines.line_of(task_class)
-        if apart:
-            level = self._lines.level(line, task.priority)
-            return GroupQueue(level, task_class, TaskGroup(group.name), group.durations, self._next())
         key = (id(group), task.priority, id(task_class))
         queue = line.groups.get(key)
         if queue is None:
@@ -441,23 +445,6 @@ class TaskScheduler:
     def _release_holders(self, line: ClassLine) -> None:
         while len(line.holders) > line.count:
             self._wakes.workers[line.holders.popitem()[0]] = None
-
-    def _long_tasks(self, tasks: Sequence[Task]) -> Callable[[Task], bool] | None:
-        """Which of these start early and apart: a large part of all the work, in a group too large for one slot."""
-        slots = self._placement.accepting_slots
-        ideal_s = sum(task.spec.expected_s or 0.0 for task in tasks) / max(1, slots)
-        long_s = max(LONG_TASK_MIN_S, LONG_TASK_SHARE * ideal_s)
-        if slots < 2 or not any((task.spec.expected_s or 0.0) > long_s for task in tasks):
-            return None
-        group_s: dict[TaskGroup, float] = {}
-        for task in tasks:
-            group_s[task.group] = group_s.get(task.group, 0.0) + (task.spec.expected_s or 0.0)
-
-        def is_long(task: Task) -> bool:
-            expected_s = task.spec.expected_s or 0.0
-            return expected_s > long_s and group_s[task.group] > ideal_s and not task.group.keep_together
-
-        return is_long
 
     def _next(self) -> int:
         self._count += 1

@@ -56,7 +56,7 @@ def test_after_a_few_runs_expectations_are_those_of_equal_machines(speeds):
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_no_long_test_ends_on_a_machine_that_past_runs_know_to_be_slow(seed):
-    """The longest test decides the end; a new coordinator would learn only from its results that a machine is slow."""
+    """The longest test decides the end; a new coordinator begins with short ones to learn which machines are slow."""
     machines = [Machine(f"m{number}", 10, 0.5 if number > 4 else 1.0) for number in range(10)]
     tests, durations_s = lognormal_tests(4000, 0.0, 2.0, seed=seed, per_file=1)
     longest = sorted(durations_s, key=lambda test: -durations_s[test])[:20]
@@ -66,7 +66,7 @@ def test_no_long_test_ends_on_a_machine_that_past_runs_know_to_be_slow(seed):
         counted = {one.task_id: one.worker_id for one in answer.executions if one.verdict is Verdict.PASSED}
         return answer.ratio, {counted[test] for test in longest}
 
-    assert answered({})[0] > 1.9
+    learned, _ = answered({})
     ratio, where = answered({machine.name: 1.4 / machine.speed for machine in machines})
-    assert ratio < 1.1
+    assert ratio < learned < 1.1
     assert where <= {f"m{number}" for number in range(5)}

@@ -24,6 +24,8 @@ def begin(cluster, *, others=60, slow=2.0, long_s=100.0, known=True, needs=None,
     """``long`` runs on a worker that turns out to be slow; the other one executes tests of one second."""
     for name in ("slow", "other", "x", "y"):
         cluster.join(name, capabilities=MACHINE)
+    # Else the longest test would wait until something is known of them.
+    cluster.apply(events.SlownessRecalled(dict.fromkeys(("slow", "other", "x", "y"), 1.0)))
     needs = {} if needs is None else {"requirements": needs}
     cluster.submit(
         task("long", expected_s=long_s if known else None, **options),

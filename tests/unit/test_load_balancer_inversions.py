@@ -148,6 +148,8 @@ def test_nothing_moves_to_a_worker_that_cannot_run_it(cluster):
 def test_work_of_equal_priority_stays_where_it_is_and_nobody_looks(cluster):
     cluster.join("busy")
     cluster.join("other")
+    # Else the longest test would wait until something is known of them.
+    cluster.apply(events.SlownessRecalled({"busy": 1.0, "other": 1.0}))
     cluster.submit(task("long", expected_s=60.0), *low())
     cluster.start("long", "low0")
     assert not cluster.state.cluster.has_priorities

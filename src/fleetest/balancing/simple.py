@@ -47,6 +47,9 @@ class RoundRobin:
     def slowness(self, worker: Worker, task_class: TaskClass) -> float:
         return 1.0
 
+    def slowest(self, worker: Worker, task_class: TaskClass) -> float:
+        return 1.0
+
     def order(self, worker: Worker) -> float:
         """Who has finished something longest ago comes first."""
         return self._turns.get(worker.worker_id, 0)

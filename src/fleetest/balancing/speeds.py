@@ -121,6 +121,14 @@ class WorkerSpeeds:
         own = worker.by_kind.get(kind)
         return exp(worker.overall.value if own is None else worker.overall.value + own.value)
 
+    def slowest(self, worker_id: WorkerId, kind: Kind = None) -> float:
+        """The slowness that it hardly exceeds: one standard deviation above what is estimated."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            worker = self._unmeasured(worker_id)
+        overall, own = worker.overall, worker.by_kind.get(kind)
+        return exp(overall.value + sqrt(overall.variance) + (0.0 if own is None else own.value))
+
     def fastest(self, kind: Kind = None) -> float:
         """The smallest slowness of any measured worker, for this kind of task or overall."""
         known = self._fastest.get(kind)

@@ -123,7 +123,7 @@ class Cluster:
         self.leases: dict[LeaseId, LiveLease] = {}
         self.voided: dict[LeaseId, VoidedLease] = {}
         self.deadlines = Deadlines()
-        self.placement = Placement(self.workers)
+        self.placement = Placement(self.workers, balancing.slowest)
         self.outbox = Outbox()
         self.gangs = Gangs(self)
         self.backfill = Backfill(self)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fleetest.core.classes import WORTH_DIVIDING_S, is_same_class
+from fleetest.core.classes import WORTH_DIVIDING_S, is_in_class, is_same_class
 from fleetest.core.entities import Task, TaskGroup
 from fleetest.core.group_queue import GroupQueue
+from fleetest.core.model import Instant
 
 WORTH_SETTING_UP_SHARE = 0.1
 """Shared fixtures are set up again for a single test if that costs no more than this part of it."""
@@ -47,9 +48,48 @@ def split(queue: GroupQueue, order: int, predict_s: Callable[[Task], float]) -> 
     far.tasks.extend(moved)
     _count_over(moved, queue, far)
     _heal_class(queue, far)
+    far.list_longest(queue.longest_s)
     if queue.count:
         queue.push()
     return far
+
+
+def take_out(queue: GroupQueue, order: int, now: Instant) -> None:
+    """The group's longest test leaves it, with the rest of its class; it stays if that would not pay."""
+    task = queue.longest()
+    if task is None or not _may_leave(queue, task):
+        # What is shorter pays even less.
+        queue.longest_s = 0.0
+        return
+    leaving = [task]
+    if is_in_class(task):
+        if queue.before is not None and is_same_class(queue.before, task):
+            leaving = []
+        else:
+            leaving = [each for each in queue.tasks if each.place is queue and is_same_class(each, task)]
+    if leaving:
+        group = TaskGroup(queue.group.name)
+        piece = GroupQueue(queue.level, queue.task_class, group, queue.durations, order)
+        piece.is_apart, piece.apart_since = True, now
+        for each in leaving:
+            each.place = piece
+        piece.tasks.extend(leaving)
+        _count_over(leaving, queue, piece)
+        piece.push()
+        if queue.count:
+            queue.push()
+    else:
+        queue.keep_longest()
+    task = queue.longest()
+    queue.list_longest(0.0 if task is None else task.known_s)
+
+
+def _may_leave(queue: GroupQueue, task: Task) -> bool:
+    """True if it is worth setting up once more for this test what those of its group share, as far as it has shown."""
+    group = queue.group
+    if group.name and not group.set_ups.count:
+        return task.known_s >= WORTH_DIVIDING_S
+    return group.set_up_s <= WORTH_SETTING_UP_SHARE * task.known_s
 
 
 def may_fall_apart(queue: GroupQueue) -> bool:

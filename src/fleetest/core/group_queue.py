@@ -14,6 +14,9 @@ from fleetest.core.model import Instant
 UNKNOWN_S = 0.1
 """Weight of a task of unknown duration while nothing of its run has finished."""
 
+_FEW = 256
+"""So many tasks are looked through when the longest one is wanted."""
+
 HeapEntry: TypeAlias = "tuple[float, int, GroupQueue]"
 Wanted: TypeAlias = "Callable[[GroupQueue], bool]"
 
@@ -37,6 +40,13 @@ class GroupQueue:
     """What was taken last, if everything queued comes after it."""
     cost: float = 0.0
     """Of its valid heap entry: more work costs less."""
+    is_apart: bool = False
+    """It is a long test that has left its group, with the rest of its class."""
+    apart_since: Instant = 0.0
+    longest_s: float = 0.0
+    """No test in it that might leave it takes longer; 0: none might."""
+    by_duration: list[Task] | None = None
+    """Those that might, the longest last, and some that have left; made where there are many, or one is to stay."""
 
     @property
     def line(self) -> ClassLine:
@@ -62,9 +72,14 @@ class GroupQueue:
             self.tasks = deque(sorted([*stay, *tasks], key=_position))
         else:
             self.tasks.extend(tasks)
+        longest_s = self.longest_s
         for task in tasks:
             task.place = self
             self.adjust(task.known_s, 1)
+            longest_s = max(longest_s, task.known_s)
+        self.by_duration = None
+        if not self.group.keep_together:
+            self.list_longest(longest_s)
 
     def first(self) -> Task | None:
         """The first task that is still queued here."""
@@ -77,6 +92,41 @@ class GroupQueue:
         while self.tasks and self.tasks[-1].place is not self:
             self.tasks.pop()
         return self.tasks[-1] if self.tasks else None
+
+    def longest(self) -> Task | None:
+        """The longest test that is still queued here and might leave; those without an expected duration never do."""
+        if self.by_duration is None:
+            if len(self.tasks) <= _FEW:
+                return self._find_longest()
+            self.by_duration = self._sorted()
+        while self.by_duration and self.by_duration[-1].place is not self:
+            self.by_duration.pop()
+        return self.by_duration[-1] if self.by_duration else None
+
+    def keep_longest(self) -> None:
+        """The one that ``longest`` gives stays for good, and is passed over from now on."""
+        if self.by_duration is None:
+            self.by_duration = self._sorted()
+        self.longest()
+        if self.by_duration:
+            self.by_duration.pop()
+
+    def _find_longest(self) -> Task | None:
+        longest_s, longest = 0.0, None
+        for task in self.tasks:
+            if task.known_s >= longest_s and task.place is self and task.known_s > 0.0:
+                longest_s, longest = task.known_s, task
+        return longest
+
+    def _sorted(self) -> list[Task]:
+        known = [task for task in self.tasks if task.place is self and task.known_s > 0.0]
+        return sorted(known, key=_known_s)
+
+    def list_longest(self, longest_s: float) -> None:
+        """List it anew by its longest test, which takes no longer than this; earlier entries are void."""
+        self.longest_s = longest_s
+        if longest_s > 0.0:
+            heapq.heappush(self.level.longest, (-longest_s, self.order, self))
 
     def adjust(self, expected_s: float, by: int) -> None:
         """Count one task in or out; a negative duration is not known."""
@@ -114,7 +164,8 @@ class GroupQueue:
         """List it anew among the groups of its line; earlier entries are void."""
         self.cost = -self.expected_s
         if self.owner is None:
-            heapq.heappush(self.level.fresh, (self.cost, self.order, self))
+            heap = self.level.apart if self.is_apart else self.level.fresh
+            heapq.heappush(heap, (self.cost, self.order, self))
         elif not self.group.keep_together:
             heapq.heappush(self.level.active, (self.cost, self.order, self))
 
@@ -138,6 +189,10 @@ class Level:
     """Groups that no slot is in."""
     active: list[HeapEntry] = field(default_factory=list)
     """Groups that some slot is in and others may help with."""
+    apart: list[HeapEntry] = field(default_factory=list)
+    """Long tests that have left their groups."""
+    longest: list[HeapEntry] = field(default_factory=list)
+    """Groups by their longest test, whoever is in them."""
     served_at: Instant = 0.0
     """When a slot took something of it last, or since when something waits."""
     portions: int = 0
@@ -152,6 +207,28 @@ class Level:
     def best_active(self, may: Wanted | None) -> GroupQueue | None:
         """The group with most work left that some slot is in, of those that are wanted."""
         return _top(self.active, may, is_owned=True)
+
+    def best_apart(self, may: Wanted | None) -> GroupQueue | None:
+        """The longest test that has left its group, of those that are wanted."""
+        return _top(self.apart, may, is_owned=False)
+
+    def has_longer(self, least_s: float) -> bool:
+        """False if no test in it that might leave its group takes so long."""
+        return bool(self.longest) and -self.longest[0][0] >= least_s
+
+    def with_longest(self, least_s: float) -> GroupQueue | None:
+        """The group with the longest test that might leave, if that takes so long."""
+        while self.has_longer(least_s):
+            cost, _, queue = heapq.heappop(self.longest)
+            if not queue.count or queue.longest_s != -cost:
+                continue
+            task = queue.longest()
+            known_s = 0.0 if task is None else task.known_s
+            if known_s == queue.longest_s:
+                return queue
+            # What was the longest has left: where does it stand now?
+            queue.list_longest(known_s)
+        return None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -216,6 +293,8 @@ class ClassLine:
         for level in self.levels:
             level.fresh.clear()
             level.active.clear()
+            level.apart.clear()
+            level.longest.clear()
         self.levels.clear()
         self.groups.clear()
 
@@ -237,6 +316,14 @@ class ClassLine:
         """The group of the highest priority with most work left that some slot is in, of those that are wanted."""
         for level in self.levels:
             queue = level.best_active(may) if level.count else None
+            if queue is not None:
+                return queue
+        return None
+
+    def best_apart(self, may: Wanted | None) -> GroupQueue | None:
+        """The longest test of the highest priority that has left its group, of those that are wanted."""
+        for level in self.levels:
+            queue = level.best_apart(may) if level.count and level.apart else None
             if queue is not None:
                 return queue
         return None
@@ -277,6 +364,10 @@ def unknown_s(*durations: Durations) -> float:
         if known.count:
             return known.mean_s
     return UNKNOWN_S
+
+
+def _known_s(task: Task) -> float:
+    return task.known_s
 
 
 def _position(task: Task) -> int:

@@ -6,7 +6,7 @@ requirements and capabilities is matched once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fleetest.core.entities import LiveLease, RequirementKind, Suite, Task, TaskClass, Worker
 from fleetest.core.matching import format_amount, matches, preference
@@ -16,8 +16,10 @@ from fleetest.core.model import Capabilities, Requirements, WorkerId
 class Placement:
     """The index of capabilities and requirements, and who holds what."""
 
-    def __init__(self, workers: dict[WorkerId, Worker]) -> None:
+    def __init__(self, workers: dict[WorkerId, Worker], slowest: Callable[[Worker, TaskClass], float]) -> None:
         self._workers = workers
+        self.slowest = slowest
+        """How many seconds a worker hardly exceeds for a second of predicted work, as the balancing policy says."""
         self._kind_of: dict[object, int] = {}
         self._capabilities: list[Capabilities] = []
         self._kinds: dict[Requirements, RequirementKind] = {}

@@ -197,6 +197,9 @@ class BalancingPolicy(Protocol):
     def slowness(self, worker: Worker, task_class: TaskClass) -> float:
         """Seconds that the worker needs for a second of predicted work of this class; 1 is typical. Never 0."""
 
+    def slowest(self, worker: Worker, task_class: TaskClass) -> float:
+        """The slowness that it hardly exceeds, as far as is known: more than ``slowness`` while little is."""
+
     def order(self, worker: Worker) -> float:
         """Among empty slots of equally special workers those of the smallest are asked first."""
 
