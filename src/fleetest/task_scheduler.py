@@ -163,7 +163,7 @@ class TaskScheduler:
         is_empty = not slot.leases
         taken_s = 0.0
         self._ageing.look(self._lines.all(), now)
-        self._long.look(slot, now)
+        self._long.look(slot, now, has_priorities=self._lines.has_priorities)
         while room_tasks > len(tasks):
             queue = self._stays_in(slot, is_empty=is_empty and not tasks)
             if queue is None:

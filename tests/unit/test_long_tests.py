@@ -54,6 +54,16 @@ def test_the_long_test_of_a_small_group_starts_first(cluster):
     assert "small.py::2" in running(cluster)
 
 
+def test_none_is_long_while_there_are_more_urgent_ones(cluster):
+    """Short urgent tests would queue behind long urgent ones, and less urgent ones overtake them elsewhere."""
+    cluster.join("w", slots=2)
+    urgent = [task(f"urgent{number}", expected_s=1.0, priority=1) for number in range(2)]
+    cluster.submit(*group("large", *[1.0] * 20), *group("larger", *[1.0] * 24), *group("small", 0.1, 12.0), *urgent)
+    first, second, *_ = work_off(cluster)
+    assert set(first) == {"urgent0", "urgent1"}
+    assert "small.py::1" not in second
+
+
 def test_what_is_long_depends_on_what_is_left(cluster):
     cluster.join("w", slots=2)
     cluster.submit(*group("a", *[1.0] * 20), *group("b", *[1.0] * 20, 7.0), *group("c", *[1.0] * 30))

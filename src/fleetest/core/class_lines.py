@@ -22,6 +22,11 @@ class ClassLines:
         """Of how many lines some task had this priority."""
         self.top_priority = 0
 
+    @property
+    def has_priorities(self) -> bool:
+        """True if some tasks of runs that are here are more urgent than others."""
+        return len(self._priorities) > 1
+
     def all(self) -> Iterable[ClassLine]:
         return self._lines.values()
 

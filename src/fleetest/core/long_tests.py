@@ -31,14 +31,19 @@ class LongTests:
 
     def __init__(self, placement: Placement, next_order: Callable[[], int]) -> None:
         self._placement, self._next_order = placement, next_order
+        self._are_wanted = True
         self._now: Instant = 0.0
         self._wait_s = 0.0
         self._slowest = 0.0
         self._run: Run | None = None
         self._run_left_s = 0.0
 
-    def look(self, slot: Slot, now: Instant) -> None:
-        """The questions that follow are for this slot."""
+    def look(self, slot: Slot, now: Instant, *, has_priorities: bool) -> None:
+        """The questions that follow are for this slot.
+
+        None is due while some tasks are more urgent than others: short urgent ones would wait behind it.
+        """
+        self._are_wanted = not has_priorities
         self._now = now
         self._wait_s = max(0.0, slot.queued_s - (now - slot.head_since)) if slot.leases else 0.0
         self._slowest = 0.0
@@ -50,6 +55,8 @@ class LongTests:
         ``may``: which groups of the line the slot's worker may have (None: all of them). ``are_last``: the line's
         tests are the last ones of the run.
         """
+        if not self._are_wanted:
+            return None
         for level in line.levels:
             if not level.count:
                 continue
@@ -67,7 +74,12 @@ class LongTests:
 
     def is_due(self, queue: GroupQueue, slot: Slot) -> bool:
         """True if it is a long test that has left its group and the slot serves it."""
-        return queue.is_apart and queue.owner is None and self._serves(queue, slot, self._left_s(queue.line))
+        return (
+            self._are_wanted
+            and queue.is_apart
+            and queue.owner is None
+            and self._serves(queue, slot, self._left_s(queue.line))
+        )
 
     def _left_s(self, line: ClassLine) -> float:
         """Until all that is left is done, shared evenly; infinite where nothing can be shared, or nobody knows."""
